@@ -1,0 +1,34 @@
+"""One strict JAX for the whole suite: 8 virtual CPU devices, no silent promotion, a shared cache."""
+
+import os
+import pathlib
+import tempfile
+
+import jax
+import pytest
+
+CACHE = pathlib.Path(tempfile.gettempdir()) / f"evovit_jax_test_cache_{os.getuid()}"
+# Read by JAX in this process and in the commands that the tests start.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--golden-dir", default=None, help="check every golden file of this folder")
+
+
+@pytest.fixture
+def data_dir() -> pathlib.Path:
+    """The folder of the real data, from EVOVIT_TEST_DATA; the test is skipped without it."""
+    folder = os.environ.get("EVOVIT_TEST_DATA")
+    if not folder:
+        pytest.skip("EVOVIT_TEST_DATA is not set")
+    return pathlib.Path(folder)
