@@ -1,0 +1,5 @@
+"""Vision transformers that spend their compute on the tokens that matter."""
+
+from evovit_jax.models import create_model, list_models
+
+__all__ = ["create_model", "list_models"]

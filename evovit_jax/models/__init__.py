@@ -1,0 +1,11 @@
+"""Backbones, one a file, and the registry that names them."""
+
+from evovit_jax.models.outputs import Outputs
+from evovit_jax.models.registry import (
+    EvalTransform,
+    create_model,
+    list_models,
+    model_entry,
+)
+
+__all__ = ["EvalTransform", "Outputs", "create_model", "list_models", "model_entry"]

@@ -1,0 +1,276 @@
+"""What the backbones share: attention, feed-forward, stochastic depth, patches, positions."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from evovit_jax.errors import UserError
+from evovit_jax.reduction.base import AttentionRequest, AttentionView, Reducer
+from evovit_jax.reduction.tokens import TokenSet
+
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+truncated_normal = nnx.initializers.truncated_normal(stddev=0.02)
+
+
+def gelu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """The exact (erf) GELU, as in every published ViT."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def drop_path(
+    x: Float[Array, "b n d"], rate: float, key: Key[Array, ""] | None
+) -> Float[Array, "b n d"]:
+    """Stochastic depth: a residual branch is zero for an image with probability `rate`.
+
+    The branches that stay are divided by `1 - rate` (Huang et al., 2016; timm). Without a key, as
+    in inference, `x` is returned as it is.
+    """
+    if key is None or rate == 0:
+        return x
+    stay = jax.random.bernoulli(key, 1 - rate, (x.shape[0], 1, 1))
+    return x * (stay.astype(x.dtype) / (1 - rate))
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention as `(batch, heads, tokens, dim)` matmuls.
+
+    The fused query-key-value projection is laid out `[q, k, v]`, each `heads * dim`, as in timm.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        qkv_bias: bool = True,
+        dtype: jnp.dtype = jnp.float32,
+        kernel: str = "auto",
+        rngs: nnx.Rngs,
+    ):
+        self.heads, self.kernel = heads, kernel
+        self.scale = (dim // heads) ** -0.5
+        settings = {"kernel_init": truncated_normal, "dtype": dtype, "rngs": rngs}
+        self.qkv = nnx.Linear(dim, 3 * dim, use_bias=qkv_bias, **settings)
+        self.proj = nnx.Linear(dim, dim, **settings)
+
+    def __call__(
+        self, x: Float[Array, "b n d"], request: AttentionRequest
+    ) -> tuple[Float[Array, "b n d"], AttentionView]:
+        """Attention over all tokens, and what `request` asks to see of it."""
+        b, n, d = x.shape
+        qkv = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads)
+        q, k, v = jnp.moveaxis(qkv, (2, 3), (0, 2))
+        mixed, view = attend(q, k, v, scale=self.scale, request=request, kernel=self.kernel)
+        return self.proj(jnp.swapaxes(mixed, 1, 2).reshape(b, n, d)), view
+
+
+def attend(
+    q: Float[Array, "b h n c"],
+    k: Float[Array, "b h m c"],
+    v: Float[Array, "b h m e"],
+    *,
+    scale: float,
+    request: AttentionRequest,
+    kernel: str = "auto",
+) -> tuple[Float[Array, "b h n e"], AttentionView]:
+    """`softmax(q k^T * scale + bias) v` with float32 softmax, and the view that was asked for.
+
+    `kernel` is "matmul", "fused", or "auto": fused where the hardware has a kernel for it (16-bit
+    on an NVIDIA GPU) and nobody needs the whole map or another normalisation. The class row of a
+    fused block is computed on its own, one query against all keys.
+    """
+    keys = k if "keys" in request.needs else None
+    values = v if "values" in request.needs else None
+    fusible = "weights" not in request.needs and request.normalise is None
+    if fusible and (kernel == "fused" or (kernel == "auto" and has_fused_kernel(q.dtype))):
+        mixed = _fused(q, k, v, scale, request.bias)
+        row = None
+        if "class_row" in request.needs:
+            bias = request.bias
+            bias = bias if bias is None or bias.shape[2] == 1 else bias[:, :, :1]
+            row = _weights(q[:, :, :1], k, scale, bias, None)[:, :, 0]
+        return mixed, AttentionView(class_row=row, keys=keys, values=values)
+    weights = _weights(q, k, scale, request.bias, request.normalise)
+    view = AttentionView(
+        class_row=weights[:, :, 0] if "class_row" in request.needs else None,
+        weights=weights if "weights" in request.needs else None,
+        keys=keys,
+        values=values,
+    )
+    return weights.astype(v.dtype) @ v, view
+
+
+def _weights(
+    q: Array, k: Array, scale: float, bias: Array | None, normalise: Callable | None
+) -> Float[Array, "b h n m"]:
+    logits = jnp.einsum("bhnc,bhmc->bhnm", q * scale, k, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = logits + jnp.broadcast_to(bias, logits.shape)
+    return jax.nn.softmax(logits, axis=-1) if normalise is None else normalise(logits)
+
+
+def has_fused_kernel(dtype: jnp.dtype) -> bool:
+    """Whether this process's hardware has a fused attention kernel for `dtype`."""
+    return jax.default_backend() == "gpu" and jnp.dtype(dtype).itemsize == 2
+
+
+def _fused(q: Array, k: Array, v: Array, scale: float, bias: Array | None) -> Array:
+    if bias is not None:
+        bias = jnp.broadcast_to(bias.astype(q.dtype), (*q.shape[:3], k.shape[2]))
+    mixed = jax.nn.dot_product_attention(
+        *(jnp.swapaxes(a, 1, 2) for a in (q, k, v)),
+        bias=bias,
+        scale=scale,
+        implementation="cudnn" if has_fused_kernel(q.dtype) else "xla",
+    )
+    return jnp.swapaxes(mixed, 1, 2)
+
+
+class Mlp(nnx.Module):
+    """Two linear layers with GELU between them."""
+
+    def __init__(self, dim: int, hidden: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        settings = {"kernel_init": truncated_normal, "dtype": dtype, "rngs": rngs}
+        self.fc1 = nnx.Linear(dim, hidden, **settings)
+        self.fc2 = nnx.Linear(hidden, dim, **settings)
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        """The MLP of each token on its own."""
+        return self.fc2(gelu(self.fc1(x)))
+
+
+class LayerScale(nnx.Module):
+    """One learned factor a channel on a residual branch (CaiT, DeiT-III)."""
+
+    def __init__(self, dim: int, init: float, *, dtype: jnp.dtype):
+        self.gamma = nnx.Param(jnp.full((dim,), init))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        """`gamma * x`."""
+        gamma = self.gamma[...].astype(self.dtype)
+        return x * gamma.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+class Block(nnx.Module):
+    """A pre-norm transformer block, in the two halves between which a reducer may step in.
+
+    `skip_lam` divides the residual branches (LV-ViT), `init_values` puts a LayerScale on them
+    (DeiT-III), `drop_path_rate` is their stochastic depth.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        mlp_ratio: float,
+        qkv_bias: bool = True,
+        drop_path_rate: float = 0.0,
+        init_values: float | None = None,
+        skip_lam: float = 1.0,
+        norm_eps: float = 1e-6,
+        dtype: jnp.dtype = jnp.float32,
+        remat: str = "none",
+        attention_kernel: str = "auto",
+        rngs: nnx.Rngs,
+    ):
+        self.drop_path_rate, self.skip_lam, self.remat = drop_path_rate, skip_lam, remat
+        self.norm1 = nnx.LayerNorm(dim, epsilon=norm_eps, dtype=dtype, rngs=rngs)
+        self.attn = Attention(
+            dim, heads, qkv_bias=qkv_bias, dtype=dtype, kernel=attention_kernel, rngs=rngs
+        )
+        self.norm2 = nnx.LayerNorm(dim, epsilon=norm_eps, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), dtype=dtype, rngs=rngs)
+        scaled = init_values is not None
+        self.ls1 = LayerScale(dim, init_values, dtype=dtype) if scaled else None
+        self.ls2 = LayerScale(dim, init_values, dtype=dtype) if scaled else None
+
+    def _add(
+        self, x: Array, branch: Array, scale: LayerScale | None, tokens: TokenSet, number: int
+    ) -> Array:
+        branch = branch if scale is None else scale(branch)
+        branch = branch if self.skip_lam == 1 else branch / self.skip_lam
+        key = tokens.key if tokens.train else None
+        if key is not None:
+            key = jax.random.fold_in(key, number)
+        return x + drop_path(branch, self.drop_path_rate, key)
+
+    def attend(
+        self, block: int, tokens: TokenSet, reducer: Reducer
+    ) -> tuple[TokenSet, AttentionView]:
+        """The attention half of block number `block`; the view is what `reducer` asked for."""
+        request = reducer.attention_request(block, tokens)
+        branch = rematerialised(lambda x: self.attn(self.norm1(x), request), self.remat)
+        mixed, view = branch(tokens.x)
+        return tokens.replace(x=self._add(tokens.x, mixed, self.ls1, tokens, 2 * block)), view
+
+    def feed_forward(self, block: int, tokens: TokenSet) -> TokenSet:
+        """The MLP half of block number `block`."""
+        branch = rematerialised(lambda x: self.mlp(self.norm2(x)), self.remat)
+        x = self._add(tokens.x, branch(tokens.x), self.ls2, tokens, 2 * block + 1)
+        return tokens.replace(x=x)
+
+
+def rematerialised(function: Callable, remat: str) -> Callable:
+    """`function`, its intermediates recomputed in the backward pass as `remat` says.
+
+    Only what is inside a block's halves is ever recomputed; selection is outside of them.
+    """
+    policy = REMAT_POLICIES[remat]
+    return function if policy is None else jax.checkpoint(function, policy=policy)
+
+
+class PatchEmbed(nnx.Module):
+    """Non-overlapping patches through one linear map, a convolution whose stride is its kernel."""
+
+    def __init__(
+        self, patch_size: int, channels: int, dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
+        self.patch_size = patch_size
+        self.proj = nnx.Linear(
+            patch_size * patch_size * channels,
+            dim,
+            kernel_init=nnx.initializers.lecun_normal(),
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """(rows, columns) of patches of an image of that size.
+
+        Raises:
+          UserError: if the patch size does not divide it.
+        """
+        if height % self.patch_size or width % self.patch_size:
+            raise UserError(
+                f"an image of {height}x{width} pixels does not divide into patches of "
+                f"{self.patch_size}; resize it to a multiple"
+            )
+        return height // self.patch_size, width // self.patch_size
+
+    def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b p d"]:
+        """Patch tokens in raster order."""
+        b, height, width, c = images.shape
+        rows, columns = self.grid(height, width)
+        p = self.patch_size
+        patches = images.reshape(b, rows, p, columns, p, c).swapaxes(2, 3)
+        return self.proj(patches.reshape(b, rows * columns, p * p * c))
+
+
+def resize_positions(
+    positions: Float[Array, "1 n d"], old: tuple[int, int], new: tuple[int, int]
+) -> Float[Array, "1 m d"]:
+    """Learned positions of a grid, bicubically interpolated to another grid."""
+    if old == new:
+        return positions
+    grid = positions.reshape(1, *old, -1)
+    grid = jax.image.resize(grid, (1, *new, grid.shape[-1]), "bicubic", antialias=True)
+    return grid.reshape(1, new[0] * new[1], -1)

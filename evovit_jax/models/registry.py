@@ -1,0 +1,123 @@
+"""Every model by name: how it is built, how its images are prepared, what was published."""
+
+import dataclasses
+import fnmatch
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax import nnx
+
+from evovit_jax.errors import UserError, suggestion
+
+# Modules of this package with a table `MODELS: dict[str, Entry]`; one backbone a file.
+MODULES = ("deit",)
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalTransform:
+    """The evaluation transform of a model's own authors.
+
+    Attributes:
+      image_size: side of the crop, pixels.
+      resize: side to which the shorter edge is resized before the centre crop, pixels.
+      interpolation: "bicubic" or "bilinear".
+      mean: of each channel, images in [0, 1].
+      std: of each channel, images in [0, 1].
+    """
+
+    image_size: int = 224
+    resize: int = 256
+    interpolation: str = "bicubic"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def at(self, image_size: int) -> "EvalTransform":
+        """The same crop fraction at another image size."""
+        resize = round(self.resize * image_size / self.image_size)
+        return dataclasses.replace(self, image_size=image_size, resize=resize)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A row of a model table.
+
+    Attributes:
+      model: the class; it has a dataclass `Config`; made by `model(config, reduction, rngs=)`.
+      settings: what differs from the defaults of `Config`.
+      reduction: the model's own reduction, as `--reduction` takes it.
+      transform: how images are prepared for it in evaluation.
+      top1: published ImageNet top-1, percent; None where nothing was published.
+      weights: where the published weights are; "" where there are none.
+    """
+
+    model: Callable[..., nnx.Module]
+    settings: Mapping[str, Any]
+    reduction: str = "none"
+    transform: EvalTransform = EvalTransform()
+    top1: float | None = None
+    weights: str = ""
+
+
+def model_table() -> dict[str, Entry]:
+    """All models by name."""
+    table: dict[str, Entry] = {}
+    for module in MODULES:
+        table |= importlib.import_module(f"evovit_jax.models.{module}").MODELS
+    return table
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names that match a shell pattern such as `"evo_*"`, sorted."""
+    return sorted(fnmatch.filter(model_table(), pattern))
+
+
+def model_entry(name: str) -> Entry:
+    """The row of a model.
+
+    Raises:
+      UserError: for an unknown name.
+    """
+    table = model_table()
+    if name not in table:
+        import difflib
+
+        close = difflib.get_close_matches(name, table, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "list_models() names them all"
+        raise UserError(f"unknown model {name!r}; {hint}")
+    return table[name]
+
+
+def create_model(
+    name: str,
+    reduction: str | Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    rngs: nnx.Rngs | None = None,
+    **overrides: Any,
+) -> nnx.Module:
+    """Makes a model with random weights.
+
+    Args:
+      name: as `list_models()` has it; timm's name where timm has one.
+      reduction: as `--reduction` takes it, or a mapping with `name`; None for the model's own.
+      seed: of the weights, unless `rngs` is given.
+      rngs: streams of the weights.
+      **overrides: any field of the model's `Config` (`num_classes`, `image_size`, `depth`,
+        `dtype`, ...); None leaves a field as the model has it.
+
+    Raises:
+      UserError: for an unknown model, field or reduction, or a value that does not fit.
+    """
+    entry = model_entry(name)
+    known = [field.name for field in dataclasses.fields(entry.model.Config)]
+    for field in overrides:
+        if field not in known:
+            raise UserError(f"model {name} has no field {field!r}; {suggestion(field, known)}")
+    given = {key: value for key, value in overrides.items() if value is not None}
+    given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+    config = entry.model.Config(**{**entry.settings, **given})
+    rngs = nnx.Rngs(params=seed) if rngs is None else rngs
+    return entry.model(config, entry.reduction if reduction is None else reduction, rngs=rngs)

@@ -1,0 +1,199 @@
+"""The interface between backbones and token reduction: what every reducer may look at and change.
+
+A backbone walks its blocks and calls the reducer at fixed points; it knows nothing of any paper.
+`Reducer` itself reduces nothing: it is the dense network, and the base class of every method.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from evovit_jax.errors import UserError, suggestion
+from evovit_jax.reduction.tokens import TokenSet
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """What a reducer may know of its backbone when it is made.
+
+    Attributes:
+      depth: number of blocks, over all stages.
+      dim: width of the tokens in each stage.
+      heads: attention heads of each stage's blocks.
+      grid: (rows, columns) of patch tokens that the backbone was made for; a call may have more.
+      prefix: number of class tokens.
+      stage_depths: blocks of each stage; one entry in a flat network.
+    """
+
+    depth: int
+    dim: tuple[int, ...]
+    heads: tuple[int, ...]
+    grid: tuple[int, int]
+    prefix: int
+    stage_depths: tuple[int, ...]
+
+    @property
+    def is_pyramid(self) -> bool:
+        """Whether tokens are subsampled between stages."""
+        return len(self.stage_depths) > 1
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionRequest:
+    """What a reducer wants of one block's attention.
+
+    Attributes:
+      needs: any of "class_row", "weights", "keys", "values"; a block of which nothing is asked
+        may use a fused kernel.
+      bias: float32, added to the attention logits; broadcasts to `[b, h, n, n]`.
+      normalise: replaces the softmax: float32 logits `[b, h, n, n]` to weights of that shape.
+    """
+
+    needs: frozenset[str] = frozenset()
+    bias: Float[Array, "#b #h #q #k"] | None = None
+    normalise: Callable[[Array], Array] | None = None
+
+
+NOTHING_ASKED = AttentionRequest()
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["class_row", "weights", "keys", "values"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class AttentionView:
+    """What a reducer asked to see of one block's attention; None where it did not ask.
+
+    Attributes:
+      class_row: float32 `[b, h, n]`, the (first) class token's weights over all tokens.
+      weights: float32 `[b, h, n, n]`, rows are queries and sum to 1.
+      keys: `[b, h, n, c]`.
+      values: `[b, h, n, c]`.
+    """
+
+    class_row: Float[Array, "b h n"] | None = None
+    weights: Float[Array, "b h n n"] | None = None
+    keys: Float[Array, "b h n c"] | None = None
+    values: Float[Array, "b h n v"] | None = None
+
+    def patch_scores(self, prefix: int) -> Float[Array, "b p"]:
+        """Class attention to the patch tokens, the mean over heads; float32 `[b, n - prefix]`."""
+        return self.class_row[:, :, prefix:].mean(axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """The settings of a reducer: subclasses add fields and check them in `__post_init__`."""
+
+
+class Reducer(nnx.Module):
+    """Looks at, and replaces, the token set at fixed points of a backbone. This one never does.
+
+    A method subclasses it, overrides the hooks that it needs, and declares its settings in a
+    nested frozen dataclass `Fields`. Whatever must last from one hook to the next travels in the
+    token set (`scores`, `sizes`, `mask`, `aside`), never in the module: a module holds parameters
+    and settings only.
+    """
+
+    Fields = Fields
+    # What to tell someone who asks for it in a pyramid; None where the method works in one.
+    not_in_pyramids: str | None = "it is defined for networks that keep their resolution"
+
+    def __init__(self, backbone: Backbone, fields: Fields, *, rngs: nnx.Rngs):
+        del rngs  # for subclasses with parameters
+        if backbone.is_pyramid and self.not_in_pyramids:
+            raise UserError(
+                f"reduction {type(self).__name__} does not run inside a pyramid network: "
+                f"{self.not_in_pyramids}"
+            )
+        self.backbone = backbone
+        self.fields = fields
+
+    def override(self, **changes: Any) -> Self:
+        """This reducer, same parameters, with other settings for a call.
+
+        Raises:
+          UserError: for a field that the method does not have, or a value that it refuses.
+        """
+        if not changes:
+            return self
+        known = [field.name for field in dataclasses.fields(self.fields)]
+        for name in changes:
+            if name not in known:
+                raise UserError(
+                    f"reduction {type(self).__name__} has no field {name!r}; "
+                    + suggestion(name, known)
+                )
+        graphdef, state = nnx.split(self)
+        other = nnx.merge(graphdef, state)
+        other.fields = dataclasses.replace(self.fields, **changes)
+        return other
+
+    def start(self, tokens: TokenSet) -> TokenSet:
+        """Called once, before the first block."""
+        return tokens
+
+    def before_block(self, block: int, tokens: TokenSet) -> TokenSet:
+        """Called before block number `block` (0 the first)."""
+        del block
+        return tokens
+
+    def attention_request(self, block: int, tokens: TokenSet) -> AttentionRequest:
+        """What to compute in the attention of `block`, and what to show of it."""
+        del block, tokens
+        return NOTHING_ASKED
+
+    def after_attention(self, block: int, tokens: TokenSet, attention: AttentionView) -> TokenSet:
+        """Called between attention (residual added) and feed-forward of `block`."""
+        del block, attention
+        return tokens
+
+    def after_block(self, block: int, tokens: TokenSet) -> TokenSet:
+        """Called after the feed-forward of `block`."""
+        del block
+        return tokens
+
+    def finish(self, tokens: TokenSet) -> TokenSet:
+        """Called once, after the last block, before the final norm."""
+        return tokens
+
+    def losses(self, tokens: TokenSet) -> dict[str, Float[Array, ""]]:
+        """Extra training losses by name, unweighted, from the finished token set."""
+        del tokens
+        return {}
+
+    def aux(self, tokens: TokenSet) -> dict[str, Array]:
+        """What losses that need a teacher, or analyses, read of the finished token set."""
+        del tokens
+        return {}
+
+
+class Dense(Reducer):
+    """No reduction: every token in every block."""
+
+    not_in_pyramids = None
+
+
+def check_rate(name: str, value: Any) -> None:
+    """Raises UserError unless `value`, or each of its members, is in (0, 1]."""
+    for rate in value if isinstance(value, Sequence) else (value,):
+        if not isinstance(rate, int | float) or not 0 < rate <= 1:
+            raise UserError(f"{name} must be a number in (0, 1], got {rate!r}")
+
+
+def check_blocks(name: str, blocks: Sequence[int], depth: int) -> None:
+    """Raises UserError unless `blocks` are increasing block numbers of a network of `depth`."""
+    rising = all(a < b for a, b in itertools.pairwise(blocks))
+    if not rising or not all(isinstance(i, int) and 0 <= i < depth for i in blocks):
+        raise UserError(
+            f"{name} must be increasing block numbers in 0..{depth - 1} (colons between them), "
+            f"got {':'.join(map(str, blocks))}"
+        )

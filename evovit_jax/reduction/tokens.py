@@ -1,0 +1,192 @@
+"""The token set and the primitives that move tokens: select, gather, scatter, follow.
+
+All counts are Python integers at trace time. Everything here is local to an image, so under a
+mesh it runs in `jax.shard_map`: left to itself the partitioner may gather a whole sharded batch
+to sort it or to index into it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
+
+BATCH_AXES = ("data", "fsdp")
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["x", "source", "scores", "sizes", "mask", "aside", "key"],
+    meta_fields=["prefix", "grid", "train"],
+)
+@dataclasses.dataclass(frozen=True)
+class TokenSet:
+    """The tokens of a batch of images between two blocks.
+
+    Attributes:
+      x: `[b, n, d]`, the class tokens first, then the patch tokens.
+      source: int32 `[b, N]`, where each of the N input tokens (class tokens included) is now: the
+        index of the token of `x` that holds it, or `-(i + 1)` when it left the set at block `i`.
+      scores: float32 importance of tokens; which tokens, the reducer says. None until it scores.
+      sizes: float32 `[b, n]`, how many input tokens each token stands for; None means one each.
+      mask: bool `[b, n]`, which tokens count; None means all.
+      aside: what the reducer keeps for itself, by name.
+      key: the PRNG key of this pass, None when nothing is random.
+      prefix: how many class tokens come first; no reducer touches them.
+      grid: (rows, columns) of the patch tokens that came in.
+      train: whether this is a training pass.
+    """
+
+    x: Float[Array, "b n d"]
+    source: Int[Array, "b N"]
+    scores: Float[Array, "b s"] | None = None
+    sizes: Float[Array, "b n"] | None = None
+    mask: Bool[Array, "b n"] | None = None
+    aside: dict[str, Any] = dataclasses.field(default_factory=dict)
+    key: jax.Array | None = None
+    prefix: int = 1
+    grid: tuple[int, int] = (1, 1)
+    train: bool = False
+
+    def replace(self, **changes: Any) -> "TokenSet":
+        """A copy with `changes`."""
+        return dataclasses.replace(self, **changes)
+
+    def put_aside(self, **entries: Any) -> "TokenSet":
+        """A copy with `entries` added to what is kept aside."""
+        return self.replace(aside={**self.aside, **entries})
+
+    @property
+    def patches(self) -> int:
+        """How many tokens of `x` are not class tokens."""
+        return self.x.shape[1] - self.prefix
+
+
+def start_tokens(
+    x: Float[Array, "b n d"],
+    *,
+    prefix: int,
+    grid: tuple[int, int],
+    train: bool = False,
+    key: jax.Array | None = None,
+) -> TokenSet:
+    """The set of all input tokens, each in its own place."""
+    b, n, _ = x.shape
+    source = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (b, n))
+    return TokenSet(x=x, source=source, prefix=prefix, grid=grid, train=train, key=key)
+
+
+def per_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs `function` on each device's part of the batch when a mesh is set.
+
+    All arguments and results are arrays (or pytrees of them) whose first dimension is the batch,
+    which the mesh's devices must divide. Without a mesh the function is called as it is.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*arrays: Any) -> Any:
+        mesh = jax.sharding.get_abstract_mesh()
+        free = set(mesh.axis_names) - set(mesh.manual_axes)
+        axes = tuple(axis for axis in BATCH_AXES if axis in free)
+        if not axes or mesh.size == 1:
+            return function(*arrays)
+        spec = PartitionSpec(axes)
+        return jax.shard_map(function, in_specs=spec, out_specs=spec)(*arrays)
+
+    return wrapped
+
+
+def top_k(scores: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+    """The k largest scores and their indices, largest first, ties by the smaller index."""
+    return per_device(functools.partial(jax.lax.top_k, k=k))(scores)
+
+
+@per_device
+def gather(x: Array, index: Int[Array, "b k"]) -> Array:
+    """`x[b, index[b, j]]` for `x` `[b, n]` or `[b, n, d]`; indices are in range by construction."""
+    if x.ndim == 3:
+        index = index[:, :, None]
+    # Without the clip XLA fills out-of-range rows with NaN, a second pass over the result.
+    return jnp.take_along_axis(x, index, axis=1, mode="clip")
+
+
+def _rows(index: Int[Array, "b k"]) -> Int[Array, "b 1"]:
+    return jnp.arange(index.shape[0], dtype=index.dtype)[:, None]
+
+
+@per_device
+def scatter_add(x: Array, index: Int[Array, "b k"], updates: Array) -> Array:
+    """`x` with `updates[b, j]` added at `index[b, j]`; an image's indices may repeat."""
+    return x.at[_rows(index), index].add(updates, mode="promise_in_bounds")
+
+
+@per_device
+def scatter_set(x: Array, index: Int[Array, "b k"], values: Array) -> Array:
+    """`x` with `values[b, j]` at `index[b, j]`; an image's indices are distinct."""
+    return x.at[_rows(index), index].set(values, mode="promise_in_bounds", unique_indices=True)
+
+
+def membership(index: Int[Array, "b k"], n: int) -> Bool[Array, "b n"]:
+    """Which of n positions `index` names."""
+    none = jnp.zeros((index.shape[0], n), bool)
+    return scatter_set(none, index, jnp.ones(index.shape, bool))
+
+
+def order_by(scores: Float[Array, "b n"]) -> Int[Array, "b n"]:
+    """All indices, largest score first, ties by the smaller index."""
+
+    def local(scores: Float[Array, "b n"]) -> Int[Array, "b n"]:
+        return jnp.argsort(scores, axis=-1, descending=True, stable=True).astype(jnp.int32)
+
+    return per_device(local)(scores)
+
+
+def follow(source: Int[Array, "b N"], moves: Int[Array, "b n"]) -> Int[Array, "b N"]:
+    """The source map after the token at j went to `moves[b, j]` (or was dropped: negative).
+
+    Tokens that had left the set before stay as they are.
+    """
+    moved = gather(moves, jnp.maximum(source, 0))
+    return jnp.where(source >= 0, moved, source)
+
+
+def dropped_at(block: int) -> int:
+    """How a source map says that a token left the set at `block`."""
+    return -(block + 1)
+
+
+def kept_moves(index: Int[Array, "b k"], n: int, *, elsewhere: int) -> Int[Array, "b n"]:
+    """Moves for `follow` when the tokens at `index` go to 0..k-1 and all others to `elsewhere`."""
+    b, k = index.shape
+    moves = jnp.full((b, n), elsewhere, jnp.int32)
+    places = jnp.broadcast_to(jnp.arange(k, dtype=jnp.int32), (b, k))
+    return scatter_set(moves, index, places)
+
+
+def with_prefix(index: Int[Array, "b k"], prefix: int) -> Int[Array, "b p+k"]:
+    """Indices of the whole set for `index` among its patch tokens, the class tokens first."""
+    head = jnp.broadcast_to(jnp.arange(prefix, dtype=index.dtype), (index.shape[0], prefix))
+    return jnp.concatenate([head, index + prefix], axis=1)
+
+
+def keep(tokens: TokenSet, index: Int[Array, "b k"], block: int) -> TokenSet:
+    """Keeps the class tokens and the patch tokens at `index`; the others are dropped for good."""
+    whole = with_prefix(index, tokens.prefix)
+    moves = kept_moves(whole, tokens.x.shape[1], elsewhere=dropped_at(block))
+    return tokens.replace(
+        x=gather(tokens.x, whole),
+        source=follow(tokens.source, moves),
+        sizes=None if tokens.sizes is None else gather(tokens.sizes, whole),
+        mask=None if tokens.mask is None else gather(tokens.mask, whole),
+    )
+
+
+def group_sizes(source: Int[Array, "b N"], n: int) -> Int[Array, "b n"]:
+    """How many input tokens each of the n tokens of the set holds, by the source map."""
+    held = jnp.where(source >= 0, source, n)
+    counts = jnp.zeros((source.shape[0], n + 1), jnp.int32)
+    return scatter_add(counts, held, jnp.ones_like(held))[:, :n]
