@@ -1,4 +1,4 @@
-"""One strict JAX for the whole suite: 8 virtual CPU devices, no silent promotion, a shared cache."""
+"""One strict JAX for the whole suite: 8 virtual CPU devices, no promotion, a shared cache."""
 
 import os
 import pathlib

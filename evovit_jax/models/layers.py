@@ -38,6 +38,18 @@ def drop_path(
     return x * (stay.astype(x.dtype) / (1 - rate))
 
 
+class LayerNorm(nnx.LayerNorm):
+    """Layer normalisation in float32, its result in the compute dtype."""
+
+    def __init__(self, dim: int, *, epsilon: float, dtype: jnp.dtype, rngs: nnx.Rngs):
+        super().__init__(dim, epsilon=epsilon, dtype=jnp.float32, rngs=rngs)
+        self.out_dtype = dtype
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        """Each token minus its mean, over its standard deviation, scaled and shifted."""
+        return super().__call__(x.astype(jnp.float32)).astype(self.out_dtype)
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention as `(batch, heads, tokens, dim)` matmuls.
 
@@ -183,11 +195,11 @@ class Block(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.drop_path_rate, self.skip_lam, self.remat = drop_path_rate, skip_lam, remat
-        self.norm1 = nnx.LayerNorm(dim, epsilon=norm_eps, dtype=dtype, rngs=rngs)
+        self.norm1 = LayerNorm(dim, epsilon=norm_eps, dtype=dtype, rngs=rngs)
         self.attn = Attention(
             dim, heads, qkv_bias=qkv_bias, dtype=dtype, kernel=attention_kernel, rngs=rngs
         )
-        self.norm2 = nnx.LayerNorm(dim, epsilon=norm_eps, dtype=dtype, rngs=rngs)
+        self.norm2 = LayerNorm(dim, epsilon=norm_eps, dtype=dtype, rngs=rngs)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dtype=dtype, rngs=rngs)
         scaled = init_values is not None
         self.ls1 = LayerScale(dim, init_values, dtype=dtype) if scaled else None

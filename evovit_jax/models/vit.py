@@ -1,6 +1,7 @@
 """ViT and DeiT: flat vision transformers (Dosovitskiy et al., 2021; Touvron et al., 2021)."""
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 from flax import nnx
@@ -10,13 +11,14 @@ from evovit_jax.errors import UserError
 from evovit_jax.models.layers import (
     REMAT_POLICIES,
     Block,
+    LayerNorm,
     PatchEmbed,
     resize_positions,
     truncated_normal,
 )
 from evovit_jax.models.outputs import Outputs
 from evovit_jax.reduction import Backbone, create_reducer
-from evovit_jax.reduction.tokens import TokenSet, start_tokens
+from evovit_jax.reduction.tokens import TokenSet, check_tokens, start_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +106,8 @@ class VisionTransformer(nnx.Module):
         def head() -> nnx.Linear:
             return nnx.Linear(dim, config.num_classes, kernel_init=truncated_normal, rngs=rngs)
 
-        def norm() -> nnx.LayerNorm:
-            return nnx.LayerNorm(dim, epsilon=config.norm_eps, dtype=dtype, rngs=rngs)
+        def norm() -> LayerNorm:
+            return LayerNorm(dim, epsilon=config.norm_eps, dtype=dtype, rngs=rngs)
 
         self.patch_embed = PatchEmbed(
             config.patch_size, config.in_channels, dim, dtype=dtype, rngs=rngs
@@ -184,16 +186,17 @@ class VisionTransformer(nnx.Module):
         tokens = start_tokens(
             self.embed(images), prefix=self.prefix, grid=grid, train=train, key=key
         )
-        tokens = reducer.start(tokens)
+        check = functools.partial(check_tokens, dim=self.config.embed_dim, inputs=tokens.x.shape[1])
+        tokens = check(reducer.start(tokens))
         maps = []
         for i, block in enumerate(self.blocks):
-            tokens = reducer.before_block(i, tokens)
+            tokens = check(reducer.before_block(i, tokens))
             tokens, attention = block.attend(i, tokens, reducer)
-            tokens = reducer.after_attention(i, tokens, attention)
+            tokens = check(reducer.after_attention(i, tokens, attention))
             maps.append(tokens.source)
             tokens = block.feed_forward(i, tokens)
-            tokens = reducer.after_block(i, tokens)
-        tokens = reducer.finish(tokens)
+            tokens = check(reducer.after_block(i, tokens))
+        tokens = check(reducer.finish(tokens))
         logits, features, aux_logits = self._classify(tokens)
         return logits, Outputs(
             features=features,

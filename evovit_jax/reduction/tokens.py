@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -80,6 +81,29 @@ def start_tokens(
     return TokenSet(x=x, source=source, prefix=prefix, grid=grid, train=train, key=key)
 
 
+def check_tokens(tokens: TokenSet, *, dim: int, inputs: int) -> TokenSet:
+    """`tokens`, after asserting the shapes and dtypes that backbones and reducers rely on.
+
+    Costs nothing at run time: shapes are known while tracing.
+
+    Raises:
+      AssertionError: names the array whose shape or dtype is off.
+    """
+    batch, n, _ = tokens.x.shape
+    chex.assert_shape(tokens.x, (batch, n, dim), custom_message="tokens.x")
+    chex.assert_shape(tokens.source, (batch, inputs), custom_message="tokens.source")
+    chex.assert_type(tokens.source, jnp.int32)
+    if tokens.sizes is not None:
+        chex.assert_shape(tokens.sizes, (batch, n), custom_message="tokens.sizes")
+        chex.assert_type(tokens.sizes, jnp.float32)
+    if tokens.mask is not None:
+        chex.assert_shape(tokens.mask, (batch, n), custom_message="tokens.mask")
+        chex.assert_type(tokens.mask, bool)
+    if tokens.scores is not None:
+        chex.assert_type(tokens.scores, jnp.float32)
+    return tokens
+
+
 def per_device(function: Callable[..., Any]) -> Callable[..., Any]:
     """Runs `function` on each device's part of the batch when a mesh is set.
 
@@ -102,7 +126,7 @@ def per_device(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def top_k(scores: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
     """The k largest scores and their indices, largest first, ties by the smaller index."""
-    return per_device(functools.partial(jax.lax.top_k, k=k))(scores)
+    return per_device(lambda scores: tuple(jax.lax.top_k(scores, k)))(scores)
 
 
 @per_device
@@ -167,7 +191,7 @@ def kept_moves(index: Int[Array, "b k"], n: int, *, elsewhere: int) -> Int[Array
     return scatter_set(moves, index, places)
 
 
-def with_prefix(index: Int[Array, "b k"], prefix: int) -> Int[Array, "b p+k"]:
+def with_prefix(index: Int[Array, "b k"], prefix: int) -> Int[Array, "b {prefix}+k"]:
     """Indices of the whole set for `index` among its patch tokens, the class tokens first."""
     head = jnp.broadcast_to(jnp.arange(prefix, dtype=index.dtype), (index.shape[0], prefix))
     return jnp.concatenate([head, index + prefix], axis=1)
