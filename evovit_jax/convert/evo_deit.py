@@ -1,0 +1,35 @@
+"""Evo-ViT's official DeiT flavour, which keeps the parts of a block's attention apart.
+
+Block i: `norms.i` before attention, `qks.i.qk` (queries and keys), `vs.i.v`, `projs.i`, and
+`blocks.i` with the rest. The auxiliary heads `norm_cls` and `head_cls` may be absent. There is no
+representative token in that code, so these weights are used without one.
+"""
+
+import dataclasses
+
+from flax import nnx
+
+from evovit_jax.convert import vit
+from evovit_jax.convert.links import Scheme
+
+RENAMES = (
+    (r"blocks\.(\d+)\.norm1\.(.*)", r"norms.\1.\2"),
+    (r"blocks\.(\d+)\.attn\.proj\.(.*)", r"projs.\1.\2"),
+    (r"blocks\.(\d+)\.attn\.qkv\.(.*)", r"qks.\1.qk.\2"),
+)
+
+
+def scheme(model: nnx.Module) -> Scheme:
+    """The official names."""
+    links = []
+    for link in vit.links(model, RENAMES):
+        name = link.names[0]
+        if name.startswith("qks."):
+            values = name.replace("qks.", "vs.", 1).replace(".qk.", ".v.")
+            link = dataclasses.replace(link, names=(name, values), shares=(2, 1))
+        links.append(link)
+    return Scheme(
+        links=tuple(links),
+        resize={"pos_embed": vit.position_resizer(model)},
+        trained_with={"representative_token": False},
+    )

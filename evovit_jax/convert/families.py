@@ -1,0 +1,69 @@
+"""The kinds of checkpoints that are understood, and how one is recognised."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable
+
+from flax import nnx
+
+from evovit_jax.convert import evo_deit, vit
+from evovit_jax.convert.links import Scheme
+from evovit_jax.errors import UserError, suggestion
+from evovit_jax.models.vit import VisionTransformer
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A kind of checkpoint.
+
+    Attributes:
+      name: as `--family` takes it.
+      model: the class of the models that it stores.
+      mark: pattern of a tensor name that only this family of that class has; "" marks the rest.
+      scheme: how it stores a model.
+    """
+
+    name: str
+    model: type[nnx.Module]
+    mark: str
+    scheme: Callable[[nnx.Module], Scheme]
+
+
+# Of a model's families the first whose mark is found counts; the last is the default for writing.
+FAMILIES = (
+    Family("evo_deit", VisionTransformer, r"qks\.0\.qk\.weight", evo_deit.scheme),
+    Family("deit3", VisionTransformer, r"blocks\.0\.gamma_1", vit.deit3_scheme),
+    Family("timm", VisionTransformer, "", vit.scheme),
+)
+
+
+def families_of(model: nnx.Module) -> tuple[Family, ...]:
+    """The families that can store `model`.
+
+    Raises:
+      UserError: if there is none.
+    """
+    found = tuple(family for family in FAMILIES if type(model) is family.model)
+    if not found:
+        raise UserError(f"there is no PyTorch layout for a {type(model).__name__}")
+    return found
+
+
+def find_family(model: nnx.Module, name: str | None, names: Iterable[str] = ()) -> Family:
+    """The family called `name`; without a name the one that the tensors' `names` show.
+
+    Raises:
+      UserError: for a family that this model does not have.
+    """
+    known = families_of(model)
+    if name is None:
+        names = list(names)
+        marked = (f for f in known if f.mark and any(re.fullmatch(f.mark, n) for n in names))
+        return next(marked, known[-1])
+    for family in known:
+        if family.name == name:
+            return family
+    raise UserError(
+        f"no family {name!r} for a {type(model).__name__}; "
+        + suggestion(name, [family.name for family in known])
+    )

@@ -1,0 +1,180 @@
+"""Links between the variables of a model here and the tensors of a PyTorch state dict.
+
+A family of checkpoints is described once, as a `Scheme`: for every variable one `Link` with the
+names of its tensors and how they are laid out. The same description reads and writes, so that a
+round trip gives back every bit.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from flax import nnx
+
+from evovit_jax.errors import UserError
+
+Tensors = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The same values on both sides: ours from PyTorch's, and back.
+
+    Attributes:
+      theirs: the shape in PyTorch of a variable of our shape.
+      from_torch: the array in our layout.
+      to_torch: the array in PyTorch's layout.
+    """
+
+    theirs: Callable[[tuple[int, ...]], tuple[int, ...]]
+    from_torch: Callable[[np.ndarray], np.ndarray]
+    to_torch: Callable[[np.ndarray], np.ndarray]
+
+
+def _same(value):
+    return value
+
+
+PLAIN = Layout(_same, _same, _same)
+# (in, out) here, (out, in) there.
+LINEAR = Layout(lambda s: s[::-1], np.transpose, np.transpose)
+# (height, width, in, out) here, (out, in, height, width) there.
+CONV = Layout(
+    lambda s: (s[3], s[2], s[0], s[1]),
+    lambda a: a.transpose(2, 3, 1, 0),
+    lambda a: a.transpose(3, 2, 0, 1),
+)
+
+
+def as_convolution(patch: int, channels: int) -> Layout:
+    """A linear map of flattened patches here, a convolution whose stride is its kernel there."""
+    return Layout(
+        lambda s: (s[1], channels, patch, patch),
+        lambda a: a.transpose(2, 3, 1, 0).reshape(patch * patch * channels, -1),
+        lambda a: a.reshape(patch, patch, channels, -1).transpose(3, 2, 0, 1),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """One variable and the tensors that it is made of.
+
+    Attributes:
+      path: of the variable, "blocks/0/attn/qkv/kernel".
+      names: of the tensors; several lie one after another along PyTorch's first axis.
+      layout: between the two sides.
+      shares: relative sizes of several tensors.
+      optional: whether a checkpoint may be without it (training heads, counters).
+    """
+
+    path: str
+    names: tuple[str, ...]
+    layout: Layout = PLAIN
+    shares: tuple[int, ...] = (1,)
+    optional: bool = False
+
+    def shapes(self, ours: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The shape of each tensor, for a variable of shape `ours`."""
+        whole = self.layout.theirs(ours)
+        if len(self.names) == 1:
+            return [whole]
+        unit = whole[0] // sum(self.shares)
+        return [(share * unit, *whole[1:]) for share in self.shares]
+
+    def read(self, tensors: Sequence[np.ndarray]) -> np.ndarray:
+        """The variable's value."""
+        whole = tensors[0] if len(tensors) == 1 else np.concatenate(tensors, axis=0)
+        return np.ascontiguousarray(self.layout.from_torch(whole))
+
+    def write(self, value: np.ndarray) -> Tensors:
+        """The tensors by name."""
+        whole = self.layout.to_torch(value)
+        if len(self.names) == 1:
+            parts = [whole]
+        else:
+            ends = np.cumsum([shape[0] for shape in self.shapes(value.shape)])
+            parts = np.split(whole, ends[:-1])
+        return {
+            name: np.ascontiguousarray(part).reshape(part.shape)  # keeps scalars scalars
+            for name, part in zip(self.names, parts, strict=True)
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """How a family of checkpoints stores one model.
+
+    Attributes:
+      links: one for every variable of the model.
+      buffers: tensors that follow from the architecture; written, and checked where present.
+      aliases: further names of a tensor by its first name; written, and checked where present.
+      heads: pattern of the paths whose size is the number of classes.
+      resize: by path of a variable whose size follows the image's, how a tensor made for another
+        image size becomes one of the given shape.
+      trained_with: settings of the reducer that such checkpoints were trained with.
+      int64: pattern of the names that are 64-bit integers there.
+    """
+
+    links: tuple[Link, ...]
+    buffers: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    aliases: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    heads: str = r"(head|head_dist|head_cls|head_cls_dist|aux_head)/.*"
+    resize: Mapping[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = dataclasses.field(
+        default_factory=dict
+    )
+    trained_with: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+    "count": "num_batches_tracked",
+}
+
+
+def variables(model: nnx.Module) -> dict[str, nnx.Variable]:
+    """The variables of a model by path, "blocks/0/attn/qkv/kernel"."""
+    return {"/".join(map(str, path)): v for path, v in nnx.to_flat_state(nnx.state(model))}
+
+
+def default_link(
+    path: str, shape: tuple[int, ...], renames: Iterable[tuple[str, str]] = ()
+) -> Link:
+    """The link of a variable whose module has the same name on both sides, up to `renames`.
+
+    Args:
+      path: of the variable.
+      shape: of the variable; its rank tells a linear map from a convolution.
+      renames: (pattern, replacement) of the whole tensor name, all that match, in order.
+    """
+    module, _, leaf = path.rpartition("/")
+    name = ".".join([*module.split("/"), LEAVES.get(leaf, leaf)]).lstrip(".")
+    for pattern, replacement in renames:
+        name = re.sub(rf"^{pattern}$", replacement, name)
+    layout = PLAIN
+    if leaf == "kernel":
+        layout = {2: LINEAR, 4: CONV}[len(shape)]
+    return Link(path, (name,), layout, optional=leaf == "count")
+
+
+def some(names: Iterable[str], most: int = 6) -> str:
+    """A list of names that fits a line."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def check_same(name: str, value: np.ndarray, expected: np.ndarray, why: str) -> None:
+    """Raises UserError unless two tensors are equal."""
+    if value.shape != expected.shape or not np.array_equal(value, expected, equal_nan=True):
+        raise UserError(f"tensor {name} is not what it must be ({why}): the file is damaged")
+
+
+def square_side(count: int) -> int:
+    """The side of a square grid of `count` places, 0 if there is none."""
+    side = math.isqrt(count)
+    return side if side * side == count else 0

@@ -1,0 +1,56 @@
+"""Flat vision transformers under timm's names, which DeiT, EViT and DynamicViT share."""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from evovit_jax.convert.links import Link, Scheme, as_convolution, default_link, variables
+from evovit_jax.models.layers import resize_positions
+
+# Official DeiT-III checkpoints have their own names for LayerScale.
+DEIT3_RENAMES = ((r"(blocks\.\d+)\.ls([12])\.gamma", r"\1.gamma_\2"),)
+
+
+def scheme(model: nnx.Module, renames: Iterable[tuple[str, str]] = ()) -> Scheme:
+    """timm's names, up to `renames`."""
+    return Scheme(links=links(model, renames), resize={"pos_embed": position_resizer(model)})
+
+
+def deit3_scheme(model: nnx.Module) -> Scheme:
+    """The names of the official DeiT-III checkpoints."""
+    return scheme(model, DEIT3_RENAMES)
+
+
+def links(model: nnx.Module, renames: Iterable[tuple[str, str]] = ()) -> tuple[Link, ...]:
+    """A link for each variable of a flat vision transformer."""
+    config = model.config
+    found = []
+    for path, variable in variables(model).items():
+        link = default_link(path, variable.shape, renames)
+        if path == "patch_embed/proj/kernel" and len(variable.shape) == 2:
+            layout = as_convolution(config.patch_size, config.in_channels)
+            link = dataclasses.replace(link, layout=layout)
+        if path.startswith(("norm_cls/", "head_cls/")):
+            link = dataclasses.replace(link, optional=True)  # heads of the training only
+        found.append(link)
+    return tuple(found)
+
+
+def position_resizer(model: nnx.Module):
+    """Interpolates `[1, n, d]` positions that were learned for another square grid."""
+    prefix = model.prefix if model.config.class_position else 0
+
+    def resize(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        if value.ndim != 3 or value.shape[2] != shape[2]:
+            return value
+        old, new = (math.isqrt(max(0, n - prefix)) for n in (value.shape[1], shape[1]))
+        if old == 0 or old * old != value.shape[1] - prefix or new * new != shape[1] - prefix:
+            return value
+        grid = resize_positions(jnp.asarray(value[:, prefix:]), (old, old), (new, new))
+        return np.concatenate([value[:, :prefix], np.asarray(grid)], axis=1)
+
+    return resize
