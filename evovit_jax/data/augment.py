@@ -1,0 +1,84 @@
+"""What a config makes of one stored image: the transforms of training and of evaluation."""
+
+import random
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from evovit_jax.data import decode, transforms
+from evovit_jax.errors import UserError, suggestion
+
+
+class TrainTransform:
+    """Crop, flip and colour as `config.augment` says; called with an image and its random source.
+
+    Returns uint8 [size size 3].
+    """
+
+    def __init__(self, config: ConfigDict):
+        augment = config.augment
+        if augment.crop not in transforms.CROPS:
+            raise UserError(
+                f"augment.crop={augment.crop!r}: {suggestion(augment.crop, transforms.CROPS)}"
+            )
+        self._augment = augment.to_dict()
+        self._size = config.model.image_size
+        names = (
+            ("bilinear", "bicubic")
+            if augment.interpolation == "random"
+            else (augment.interpolation,)
+        )
+        self._resamples = [transforms.interpolation(name) for name in names]
+        self._eval = EvalTransform(config)
+
+    def __call__(self, image: Image.Image, rng: random.Random) -> np.ndarray:
+        resample = self._resamples[0]
+        if len(self._resamples) > 1:
+            resample = rng.choice(self._resamples)
+        image = self._crop(image, rng, resample)
+        if rng.random() < self._augment["flip"]:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = image.convert("RGB") if image.mode != "RGB" else image
+        image = self._color(image, rng)
+        return np.asarray(image)
+
+    def _crop(
+        self, image: Image.Image, rng: random.Random, resample: Image.Resampling
+    ) -> Image.Image:
+        augment, size = self._augment, self._size
+        if augment["crop"] == "rrc":
+            return transforms.random_resized_crop(
+                image, rng, size, augment["scale"], augment["ratio"], resample
+            )
+        if augment["crop"] == "none":
+            return self._eval.crop(image)
+        image = decode.load(image, keep_grey=True)
+        if augment["crop"] == "shift":
+            return transforms.random_shift(image, rng, size, augment["pad"], resample)
+        image = transforms.resize_center_crop(image, size, size, resample)
+        return transforms.pad_crop(image, rng, size, augment["pad"])
+
+    def _color(self, image: Image.Image, rng: random.Random) -> Image.Image:
+        if self._augment["color_jitter"] > 0 and not self._augment["randaugment"]:
+            image = transforms.color_jitter(image, rng, self._augment["color_jitter"])
+        return image
+
+
+class EvalTransform:
+    """Resize and centre crop as `config.eval_transform` says. Returns uint8 [size size 3]."""
+
+    def __init__(self, config: ConfigDict):
+        fields = config.eval_transform
+        self._size = config.model.image_size
+        self._resize = fields.resize or int(self._size / fields.crop_fraction)
+        self._resample = transforms.interpolation(fields.interpolation)
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        image = self.crop(image)
+        return np.asarray(image.convert("RGB") if image.mode != "RGB" else image)
+
+    def crop(self, image: Image.Image) -> Image.Image:
+        """Decodes in full (what is measured must not depend on a JPEG's shortcuts) and crops."""
+        image = decode.load(image, keep_grey=True)
+        return transforms.resize_center_crop(image, self._resize, self._size, self._resample)

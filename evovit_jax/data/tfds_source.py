@@ -1,0 +1,149 @@
+"""A split of a TFDS data set, read at random from array_record files, without TensorFlow."""
+
+import os
+import re
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from evovit_jax.data.digits import prepare_digits
+from evovit_jax.errors import UserError, suggestion
+
+# The file formats that TFDS reads at random.
+RANDOM_ACCESS = ("array_record",)
+_VERSION = re.compile(r"\d+\.\d+\.\d+|\d+\.\d+\.\*|\d+\.\*\.\*")
+
+
+class TfdsSource:
+    """`NAME[:SPLIT]` of TFDS with features `image` and `label`.
+
+    A data set that is not in `data_dir` is prepared there (downloaded, where TFDS can).
+    """
+
+    def __init__(self, spec: str, split_default: str = "train", data_dir: str = ""):
+        name, split = parse(spec)
+        self._split = split or split_default
+        self.name = f"tfds:{name}:{self._split}"
+        builder = _builder(name, folder(data_dir))
+        features = builder.info.features
+        if "image" not in features or "label" not in features:
+            raise UserError(
+                f"data set {name!r} has no features image and label (it has {sorted(features)})"
+            )
+        if not isinstance(features["label"], tfds.features.ClassLabel):
+            raise UserError(f"data set {name!r}: its labels are not classes")
+        self.num_classes = features["label"].num_classes
+        self.class_names = features["label"].names
+        self._data = _open(builder, self._split, self.name)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = self._data[index]
+        return {"image": example["image"], "label": int(example["label"])}
+
+    def describe(self, index: int) -> str:
+        return f"{self.name} example {index}"
+
+
+def parse(spec: str) -> tuple[str, str]:
+    """Splits "NAME[/CONFIG][:VERSION][:SPLIT]" into TFDS's name and the split ("" = not given)."""
+    name, _, rest = spec.partition(":")
+    first, _, second = rest.partition(":")
+    if _VERSION.fullmatch(first):
+        return f"{name}:{first}", second
+    return name, rest
+
+
+def folder(data_dir: str) -> str:
+    """Where TFDS data sets lie: the field, else EVOVIT_DATA_DIR, else TFDS's default."""
+    chosen = data_dir or os.environ.get("EVOVIT_DATA_DIR") or tfds.core.constants.DATA_DIR
+    return os.path.expanduser(str(chosen))
+
+
+def default_eval_split(spec: str, data_dir: str = "") -> str:
+    """The split that a run on `NAME[:SPLIT]` is evaluated on: validation, else test.
+
+    Raises:
+        UserError: the data set has neither.
+    """
+    name, _ = parse(spec)
+    splits = _builder(name, folder(data_dir)).info.splits
+    for split in ("validation", "test"):
+        if split in splits or not splits:  # tfds.testing.mock_data knows no splits
+            return split
+    raise UserError(
+        f"data set {name!r} has neither a validation nor a test split "
+        f"({', '.join(splits)}): set eval_data"
+    )
+
+
+def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+    """The prepared builder of a data set in a file format with random access."""
+    if name.partition(":")[0] == "digits":
+        try:
+            prepare_digits(data_dir)
+        except OSError as error:
+            raise UserError(
+                f"the digits data set cannot be written to {data_dir!r} ({error}): "
+                "set data_dir or EVOVIT_DATA_DIR"
+            ) from None
+    try:
+        builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
+    except tfds.core.DatasetNotFoundError:
+        known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+        close = suggestion(name, known)
+        hint = close if close.startswith("did you") else "see tfds.list_builders()"
+        raise UserError(f"unknown TFDS data set {name!r} in {data_dir!r}: {hint}") from None
+    except Exception as error:  # of the data set's own code: no such version or configuration, ...
+        raise UserError(f"TFDS cannot open data set {name!r}: {_reason(error)}") from error
+    if builder.is_prepared():
+        stored = builder.info.file_format.value
+        if stored not in RANDOM_ACCESS:
+            raise UserError(
+                f"data set {name!r} in {data_dir!r} is stored as {stored}, which cannot be read at "
+                "random; convert it once (needs pip install 'evovit_jax[tf]'): "
+                f"python -m evovit_jax.data.convert_format --data=tfds:{name} "
+                f"--data_dir={data_dir} --output=DIR, then set data_dir to DIR"
+            )
+    else:
+        builder = _prepare(name, data_dir)
+    return builder
+
+
+def _prepare(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+    """Downloads and writes a data set as array_record."""
+    try:
+        builder = tfds.builder(name, data_dir=data_dir, try_gcs=False, file_format="array_record")
+        builder.download_and_prepare()
+    except Exception as error:  # whatever the data set's own code raises
+        raise UserError(
+            f"data set {name!r} is not in {data_dir!r} and TFDS could not prepare it there: "
+            + _reason(error)
+        ) from error
+    return builder
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, for a message of one line."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _open(builder: tfds.core.DatasetBuilder, split: str, name: str):
+    """The split's data source: files as stored, or decoded arrays where TFDS holds no files."""
+    try:
+        data = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        if len(data) == 0:
+            raise UserError(f"{name} is empty")
+        try:
+            data[0]
+        except ModuleNotFoundError:  # tfds.testing.mock_data encodes its images with TensorFlow
+            data = builder.as_data_source(split=split)
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{name}: no such split (there are {', '.join(builder.info.splits)})"
+        ) from None
+    return data

@@ -1,0 +1,134 @@
+"""The two kinds of sources, and every way of getting them wrong."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from evovit_jax.data import tfds_source
+from evovit_jax.data.source import open_source
+from evovit_jax.errors import UserError
+
+
+def jpeg(value: int = 0, size: tuple[int, int] = (10, 12)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, (value, value, value)).save(file, "jpeg")
+    return file.getvalue()
+
+
+def write(path, data: bytes | str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def test_class_folders_are_sorted_and_numbered(tmp_path):
+    write(tmp_path / "zebra/b.jpg", jpeg(2))
+    write(tmp_path / "ant/deeper/a.JPEG", jpeg(1))
+    write(tmp_path / "ant/notes.txt", "not an image")
+    write(tmp_path / ".hidden/c.jpg", jpeg())
+    source = open_source(f"folder:{tmp_path}")
+    assert source.class_names == ["ant", "zebra"]
+    assert source.num_classes == 2
+    assert [source[i]["label"] for i in range(len(source))] == [0, 1]
+    assert source[1]["image"] == jpeg(2)
+    assert source.describe(1).endswith("zebra/b.jpg")
+
+
+@pytest.mark.parametrize("inside", ["", "images"])
+def test_labels_csv_beside_the_images_or_their_folder(tmp_path, inside):
+    write(tmp_path / inside / "x.jpg", jpeg(1))
+    write(tmp_path / inside / "y.jpg", jpeg(2))
+    write(tmp_path / "labels.csv", 'file,label,author\ny.jpg,7,"A, B"\nx.jpg,3,C\n')
+    for path in (tmp_path, tmp_path / inside):
+        source = open_source(f"folder:{path}")
+        assert [source[i]["label"] for i in range(2)] == [7, 3]
+        assert source[0]["image"] == jpeg(2)
+        assert source.num_classes == 8
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("name,label\nx.jpg,1\n", "columns file and label"),
+        ("", "columns file and label"),
+        ("file,label\n", "lists no images"),
+        ("file,label\nx.jpg,cat\n", "line 2: label 'cat'"),
+        ("file,label\nx.jpg,-1\n", "line 2: label '-1'"),
+        ("file,label\nx.jpg\n", "line 2: label None"),
+        ("file,label\nx.jpg,1\ngone.jpg,1\n", "line 3: no file 'gone.jpg'"),
+        (b"file,label\n\xff\xfe.jpg,1\n", "not a CSV file"),
+    ],
+)
+def test_bad_labels_csv(tmp_path, table, message):
+    write(tmp_path / "x.jpg", jpeg())
+    write(tmp_path / "labels.csv", table)
+    with pytest.raises(UserError, match=message):
+        open_source(f"folder:{tmp_path}")
+
+
+def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        open_source(f"folder:{tmp_path}/nowhere")
+    with pytest.raises(UserError, match="neither class folders nor a labels"):
+        open_source(f"folder:{tmp_path}")
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(UserError, match="hold no images"):
+        open_source(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("spec", ["digits", "", "tfds:", "folder:", "http://x/y"])
+def test_unknown_kind(spec):
+    with pytest.raises(UserError, match="say tfds:NAME"):
+        open_source(spec)
+
+
+def test_unknown_data_set_split_and_version(tmp_path):
+    with pytest.raises(UserError, match="did you mean 'cifar10'"):
+        open_source("tfds:cifra10", data_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"no such split .there are train, test"):
+        open_source("tfds:digits:validation", data_dir=str(tmp_path))
+    with pytest.raises(UserError, match="no such split"):
+        open_source("tfds:digits:train[", data_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"TFDS cannot open data set 'digits:9\.9\.9'"):
+        open_source("tfds:digits:9.9.9", data_dir=str(tmp_path))
+
+
+def test_a_data_set_that_tfds_cannot_prepare_says_why(tmp_path):
+    with pytest.raises(UserError, match=r"could not prepare it there: .*manual"):
+        open_source("tfds:imagenet2012", data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "split"),
+    [
+        ("digits", "digits", ""),
+        ("digits:train[:10%]", "digits", "train[:10%]"),
+        ("cifar10:3.0.2", "cifar10:3.0.2", ""),
+        ("imagenet_v2/topimages:3.*.*:test", "imagenet_v2/topimages:3.*.*", "test"),
+    ],
+)
+def test_parse(spec, name, split):
+    assert tfds_source.parse(spec) == (name, split)
+
+
+def test_folder_of_tfds(monkeypatch):
+    monkeypatch.setenv("EVOVIT_DATA_DIR", "/elsewhere")
+    assert tfds_source.folder("") == "/elsewhere"
+    assert tfds_source.folder("/here") == "/here"
+    monkeypatch.delenv("EVOVIT_DATA_DIR")
+    assert tfds_source.folder("").endswith("tensorflow_datasets")
+
+
+def test_imagenet_through_tfds():
+    with tfds.testing.mock_data(num_examples=6):
+        source = open_source("tfds:imagenet2012:validation")
+        assert len(source) == 6
+        assert source.num_classes == 1000
+        assert source.class_names[0] == "n01440764"
+        example = source[5]
+        assert example["image"].dtype == np.uint8
+        assert example["image"].shape[2] == 3
+        assert 0 <= example["label"] < 1000
+        assert tfds_source.default_eval_split("imagenet2012") == "validation"

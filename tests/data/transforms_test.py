@@ -1,0 +1,199 @@
+"""Geometry of single images, against definitions and worked cases."""
+
+import io
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evovit_jax.config import get_config
+from evovit_jax.data import decode, transforms
+from evovit_jax.data.augment import EvalTransform, TrainTransform
+from evovit_jax.errors import UserError
+
+BICUBIC = Image.Resampling.BICUBIC
+
+
+def picture(width: int, height: int) -> Image.Image:
+    """Smooth, and different at every place."""
+    y, x = np.mgrid[:height, :width]
+    channels = [255 * x / width, 255 * y / height, 127 + 100 * np.sin(x / 9) * np.cos(y / 7)]
+    return Image.fromarray(np.stack(channels, -1).astype(np.uint8))
+
+
+def stored(image: Image.Image, kind: str = "jpeg", **options) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return decode.open_image(file.getvalue())
+
+
+def test_random_boxes_are_inside_and_have_the_asked_area_and_aspect():
+    rng = random.Random(0)
+    boxes = np.array(
+        [transforms.random_box(rng, 500, 375, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(2000)]
+    )
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 2] <= 500).all()
+    assert (boxes[:, 3] <= 375).all()
+    width, height = (boxes[:, 2:] - boxes[:, :2]).T
+    area = width * height / (500 * 375)
+    assert area.min() > 0.079
+    assert 0.42 < area.mean() < 0.5  # 0.54, less the large ones that do not fit
+    assert (width / height).min() > 0.74
+    assert (width / height).max() < 1.35
+
+
+@pytest.mark.parametrize(
+    ("size", "box"), [((1000, 10), (493, 0, 506, 10)), ((10, 1000), (0, 493, 10, 506))]
+)
+def test_box_of_an_extreme_image_is_centred(size, box):
+    # No part of at least 8 % of these has an aspect ratio within 3/4..4/3.
+    got = transforms.random_box(random.Random(0), *size, (0.5, 1.0), (3 / 4, 4 / 3))
+    assert got == box
+
+
+def test_a_whole_box_is_a_resize():
+    image = picture(300, 200)
+    got = transforms.random_resized_crop(
+        image, random.Random(0), 64, (1.0, 1.0), (1.5, 1.5), BICUBIC
+    )
+    assert (np.asarray(got) == np.asarray(image.resize((64, 64), BICUBIC))).all()
+
+
+def test_a_large_jpeg_is_drafted_for_training():
+    image = stored(picture(1600, 1200), quality=95)
+    box = decode.draft(image, (0, 0, 1600, 1200), 224)
+    assert image.size == (400, 300)
+    assert box == (0, 0, 400, 300)
+    image = stored(picture(1600, 1200), quality=95)
+    assert decode.draft(image, (100, 100, 500, 500), 224) == (100, 100, 500, 500)
+    assert image.size == (1600, 1200)
+    png = stored(picture(1600, 1200), "png")
+    assert decode.draft(png, (0, 0, 1600, 1200), 224) == (0, 0, 1600, 1200)
+
+
+def test_drafting_hardly_changes_the_result():
+    whole, drafted = picture(1600, 1200), stored(picture(1600, 1200), quality=95)
+    crops = [
+        transforms.random_resized_crop(image, random.Random(1), 96, (0.5, 1.0), (1.0, 1.0), BICUBIC)
+        for image in (whole, drafted)
+    ]
+    assert drafted.size == (200, 150)
+    difference = np.abs(np.asarray(crops[0], int) - np.asarray(crops[1], int))
+    assert difference.mean() < 1.5
+
+
+def test_resize_and_centre_crop_round_as_torchvision():
+    image = picture(333, 250)
+    got = np.asarray(transforms.resize_center_crop(image, 256, 224, BICUBIC))
+    # int(256 * 333 / 250) = 340; offsets round(116 / 2), round(32 / 2)
+    whole = np.asarray(image.resize((340, 256), BICUBIC))
+    assert (got == whole[16:240, 58:282]).all()
+
+
+def test_a_small_image_is_padded_with_zeros_in_evaluation():
+    got = np.asarray(transforms.resize_center_crop(picture(20, 20), 20, 24, BICUBIC))
+    assert got.shape == (24, 24, 3)
+    assert (got[:2] == 0).all()
+    assert (got[2:22, 2:22] == np.asarray(picture(20, 20))).all()
+
+
+def test_pad_crop_moves_whole_pixels():
+    image = picture(16, 16)
+    padded = np.pad(np.asarray(image), ((3, 3), (3, 3), (0, 0)))
+    windows = {padded[y : y + 16, x : x + 16].tobytes() for y in range(7) for x in range(7)}
+    rng = random.Random(0)
+    got = {transforms.pad_crop(image, rng, 16, 3).tobytes() for _ in range(500)}
+    assert got == windows
+
+
+def test_random_shift_is_a_resize_when_it_does_not_move():
+    image = picture(8, 8)
+    got = transforms.random_shift(image, random.Random(0), 32, 0, BICUBIC)
+    assert (np.asarray(got) == np.asarray(image.resize((32, 32), BICUBIC))).all()
+
+
+def test_random_shift_stays_within_its_pixels():
+    image = Image.fromarray(np.repeat(np.arange(0, 256, 8, dtype=np.uint8)[None], 32, 0))
+    rng = random.Random(0)
+    middles = [
+        np.asarray(transforms.random_shift(image, rng, 32, 3, BICUBIC))[16, 16] / 8
+        for _ in range(300)
+    ]
+    assert 13 <= min(middles) < 13.5
+    assert 18.5 < max(middles) <= 19.1
+
+
+def test_color_jitter_keeps_grey_grey_and_strength_zero_changes_nothing():
+    image = picture(20, 20)
+    assert transforms.color_jitter(image, random.Random(0), 0.0).tobytes() == image.tobytes()
+    grey = picture(20, 20).convert("L").convert("RGB")
+    got = np.asarray(transforms.color_jitter(grey, random.Random(0), 0.4))
+    assert (got[..., 0] == got[..., 1]).all()
+    assert (got != np.asarray(grey)).any()
+
+
+def small_config(**augment):
+    config = get_config()
+    config.model.image_size = 24
+    config.eval_transform.crop_fraction = 1.0
+    with config.augment.unlocked():
+        config.augment.update({"randaugment": "", "color_jitter": 0.0, "flip": 0.0, **augment})
+    return config
+
+
+@pytest.mark.parametrize("crop", ["rrc", "pad", "shift", "none"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "CMYK", "P", "1", "I;16"])
+def test_every_crop_takes_every_kind_of_image(crop, mode):
+    transform = TrainTransform(small_config(crop=crop, interpolation="random", flip=0.5))
+    image = picture(40, 30)
+    image = image.convert("I").convert(mode) if mode == "I;16" else image.convert(mode)
+    got = transform(image, random.Random(0))
+    assert got.shape == (24, 24, 3)
+    assert got.dtype == np.uint8
+    assert got.std() > 1
+
+
+def test_flip_and_no_crop():
+    transform = TrainTransform(small_config(crop="none", flip=1.0))
+    image = picture(24, 24)
+    assert (transform(image, random.Random(0)) == np.asarray(image)[:, ::-1]).all()
+    assert (EvalTransform(small_config())(image) == np.asarray(image)).all()
+
+
+def test_evaluation_resizes_by_the_crop_fraction_unless_told():
+    config = small_config()
+    config.eval_transform.crop_fraction = 0.875
+    image = picture(60, 60)
+    # int(24 / 0.875) = 27
+    want = np.asarray(image.resize((27, 27), BICUBIC))[2:26, 2:26]
+    assert (EvalTransform(config)(image) == want).all()
+    config.eval_transform.resize = 60
+    assert (EvalTransform(config)(image) == np.asarray(image)[18:42, 18:42]).all()
+
+
+def test_unknown_names():
+    with pytest.raises(UserError, match="did you mean 'rrc'"):
+        TrainTransform(small_config(crop="rcc"))
+    with pytest.raises(UserError, match="did you mean 'bicubic'"):
+        TrainTransform(small_config(interpolation="cubic"))
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n broken"])
+def test_bytes_that_are_no_image(data):
+    with pytest.raises(decode.UnreadableImage):
+        decode.open_image(data)
+
+
+def test_a_truncated_image():
+    file = io.BytesIO()
+    picture(100, 100).save(file, "jpeg")
+    with pytest.raises(decode.UnreadableImage, match="truncated"):
+        decode.load(decode.open_image(file.getvalue()[:1500]))
+
+
+def test_transparency_is_dropped_without_a_warning():
+    image = Image.new("P", (8, 8), 3)
+    image.info["transparency"] = b"\x00" * 4
+    assert decode.load(image).mode == "RGB"
