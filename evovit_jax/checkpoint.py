@@ -1,0 +1,235 @@
+"""Checkpoints: everything that a run is, saved while it goes on, restored bit for bit.
+
+A checkpoint has the training state, and beside it a JSON item `run`: the data iterator's state,
+the shape of every array, and a checksum of every array's bits. Orbax writes it in the background;
+the newest `keep` and the `keep_best` of the best evaluated top-1 stay.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers as managers
+
+from evovit_jax.errors import UserError
+from evovit_jax.state import TrainState, Variables
+
+FOLDER = "checkpoints"
+METRIC = "val_top1"
+
+
+class Damaged(Exception):
+    """What was restored is not what was saved."""
+
+
+class Checkpointer:
+    """The checkpoints of one work directory."""
+
+    def __init__(self, workdir: pathlib.Path, *, keep: int = 1, keep_best: int = 0):
+        self.folder = workdir.absolute() / FOLDER
+        policies = [managers.LatestN(max(1, keep))]
+        if keep_best:
+            policies.append(
+                managers.BestN(
+                    get_metric_fn=_metric, n=keep_best, keep_checkpoints_without_metrics=False
+                )
+            )
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=managers.AnyPreservationPolicy(policies),
+                best_fn=_metric,
+                cleanup_tmp_directories=True,
+            ),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "run": ocp.JsonCheckpointHandler(),
+            },
+        )
+
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint, None where there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, data: Any, metrics: Mapping | None) -> None:
+        """Begins to save and returns; the state may be donated at once.
+
+        Args:
+          step: steps taken.
+          state: the training state.
+          data: the data iterator's state, JSON.
+          metrics: of the evaluation at this step, None where there was none.
+        """
+        if self._manager.latest_step() == step:
+            return
+        tree = as_tree(state)
+        run = {"data": data, "shapes": shapes_of(tree), "checksums": checksums(tree)}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(tree), run=ocp.args.JsonSave(run)),
+            metrics=None if metrics is None else {METRIC: metrics[METRIC]},
+        )
+
+    def restore(self, like: TrainState) -> tuple[TrainState, Any] | None:
+        """The newest checkpoint that is whole, and the data iterator's state in it.
+
+        Damaged ones are reported, renamed to `damaged_STEP` and passed over.
+
+        Args:
+          like: shapes, dtypes and shardings of the state.
+
+        Returns:
+          None where there is no checkpoint.
+
+        Raises:
+          UserError: the checkpoint is of another architecture or optimiser, or all are damaged.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                return self._restore(step, like)
+            except UserError:
+                raise
+            except Exception as error:
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                print(f"checkpoint {step} is damaged ({reason[0][:200]})", flush=True)
+                self._set_aside(step)
+        if steps:
+            raise UserError(
+                f"all checkpoints of {self.folder} are damaged; remove it to start again"
+            )
+        return None
+
+    def _restore(self, step: int, like: TrainState) -> tuple[TrainState, Any]:
+        run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+        tree = as_tree(like)
+        check_shapes(run["shapes"], shapes_of(tree), f"checkpoint {self.folder / str(step)}")
+        restored = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(tree))
+        ).state
+        for name, found in checksums(restored).items():
+            if found != run["checksums"][name]:
+                raise Damaged(f"the checksum of {name} is wrong")
+        return TrainState(**restored), run["data"]
+
+    def _set_aside(self, step: int) -> None:
+        if jax.process_index() == 0:
+            os.rename(self.folder / str(step), self.folder / f"damaged_{step}")
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoint set aside")
+        self._manager.reload()
+
+    def wait(self) -> None:
+        """Returns when everything that was begun is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and lets go of the folder."""
+        self._manager.close()
+
+
+def _metric(metrics: Mapping[str, float]) -> float:
+    return metrics[METRIC]
+
+
+def as_tree(state: TrainState) -> dict[str, Any]:
+    """The state's fields by name."""
+    return {name: getattr(state, name) for name in TrainState.__dataclass_fields__}
+
+
+def shapes_of(tree: Any) -> dict[str, str]:
+    """Shape and dtype of every array of a tree by its path, such as "params/cls_token"."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {_name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def check_shapes(saved: dict[str, str], wanted: dict[str, str], what: str) -> None:
+    """Refuses a checkpoint that does not fit the run.
+
+    Raises:
+      UserError: naming what differs; parameters first, since the rest follows from them.
+    """
+    differing = []
+    for name in [*wanted, *(name for name in saved if name not in wanted)]:
+        if saved.get(name) != wanted.get(name):
+            is_shape = name in saved and name in wanted
+            text = (
+                f"{saved[name]} there, {wanted[name]} here"
+                if is_shape
+                else ("only there" if name in saved else "only here")
+            )
+            differing.append((not name.startswith("params/"), f"{name} ({text})"))
+    if not differing:
+        return
+    differing.sort(key=lambda item: item[0])
+    of_params = [text.removeprefix("params/") for late, text in differing if not late]
+    shown = of_params or [text for _, text in differing]
+    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
+    kind = "another architecture" if of_params else "another optimiser, average or loss"
+    raise UserError(
+        f"{what} is of {kind}: {'; '.join(shown[:8])}{more}. "
+        "Use its config, or another work directory"
+    )
+
+
+def checksums(tree: Any) -> dict[str, int]:
+    """For every array the sum of its bits as 32-bit words, modulo 2^32, by its path.
+
+    Addition does not depend on the order, so the sum is the same however an array is sharded.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    sums = jax.device_get(_sum_bits([leaf for _, leaf in leaves]))
+    return {_name(path): int(value) for (path, _), value in zip(leaves, sums, strict=True)}
+
+
+@jax.jit
+def _sum_bits(leaves: list[jax.Array]) -> list[jax.Array]:
+    def one(x: jax.Array) -> jax.Array:
+        if x.dtype == jnp.bool_:
+            return x.sum(dtype=jnp.uint32)
+        words = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
+        return words.astype(jnp.uint32).sum(dtype=jnp.uint32)
+
+    return [one(leaf) for leaf in leaves]
+
+
+def load_variables(path: pathlib.Path, step: int | None = None) -> tuple[Variables, Variables]:
+    """The evaluated parameters and statistics of a run, on the host: its averages if it has any.
+
+    Args:
+      path: a work directory, or its folder of checkpoints.
+      step: which checkpoint; None for the newest.
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    folder = path / FOLDER if (path / FOLDER).is_dir() else path
+    steps = sorted(int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit())
+    if not steps or (step is not None and step not in steps):
+        raise UserError(f"{path} has no checkpoint" + ("" if step is None else f" of step {step}"))
+    chosen = folder.absolute() / str(steps[-1] if step is None else step)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        tree = reader.metadata(chosen / "state").item_metadata.tree
+        part = (
+            {"ema": tree["ema"]}
+            if tree.get("ema")
+            else {name: tree.get(name) or {} for name in ("params", "stats")}
+        )
+        item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), part)
+        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        restored = reader.restore(
+            chosen / "state",
+            args=ocp.args.PyTreeRestore(item=item, restore_args=kinds, partial_restore=True),
+        )
+    restored = restored.get("ema", restored)
+    return restored["params"], restored.get("stats") or {}

@@ -1,0 +1,334 @@
+"""Every field of a run, once: its meaning and its default.
+
+A recipe (`configs/NAME.py`) starts from `get_config()`, overrides what it needs and ends with
+`finish(config, variant)`; the command line overrides the recipe (`--config.batch_size=128`).
+Fields cannot be added outside this file, so a misspelt one is an error.
+
+Durations come in three units, `NAME_steps`, `NAME_epochs` and `NAME_examples`, of which one is
+given; one given on the command line replaces its siblings. Rules are (regular expression, value)
+pairs over parameter names such as "blocks/0/attn/qkv/kernel"; the first that matches a whole name
+counts, and every name must be matched.
+"""
+
+import difflib
+import pathlib
+import re
+import runpy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from evovit_jax import durations
+from evovit_jax.errors import UserError, suggestion
+
+# A flag that changes a field: --config.batch_size=128, --config.mean[0]=0.5.
+OVERRIDE = re.compile(r"--?config\.([\w.\[\]]+)(?:=|$)")
+CONFIG = re.compile(r"--?config=(.*)")
+
+
+def get_config() -> ConfigDict:
+    """The defaults: a dense DeiT-S on the embedded digits, with DeiT's recipe."""
+    c = ConfigDict()
+    c.seed = 0  # of everything random: initial values, order of the data, augmentation, drop path
+    # --- data ---
+    c.data = "tfds:digits:train"  # tfds:NAME[:SPLIT] or folder:PATH
+    # Likewise; "" = the data set of `data`, its validation split, else its test split (tfds only).
+    c.eval_data = ""
+    c.data_dir = ""  # where TFDS data sets lie; "" = EVOVIT_DATA_DIR, else TFDS's own default
+    c.data_threads = 0  # threads that decode and augment; 0 = one a core
+    c.data_limit_unreadable = 10  # unreadable images that a run skips and names before it stops
+    c.mean = (0.485, 0.456, 0.406)  # of the pixels in 0..1, subtracted on the device
+    c.std = (0.229, 0.224, 0.225)  # of the pixels in 0..1, divided by on the device
+    c.batch_size = 1024  # examples an optimiser step, over all devices and micro-batches
+    c.eval_batch_size = 1024  # examples an evaluation step, over all devices
+    c.accumulate = 1  # micro-batches that a step's batch is computed in, one after another
+    # --- durations ---
+    _duration(c, "total", epochs=300)  # of the training
+    _duration(c, "warmup", epochs=5)  # of the learning rate's linear rise
+    _duration(c, "checkpoint", epochs=1)  # between checkpoints; the last step is always saved
+    _duration(c, "eval", epochs=5)  # between evaluations; the last step is always evaluated
+    _duration(c, "log", steps=50)  # between lines of metrics (the only times the host waits)
+    # Of Evo-ViT's selection in every block, before it selects once a stage; none = 2/3 of total.
+    _duration(c, "layer_to_stage")
+    _duration(c, "keep_rate_start")  # before the keep rate begins to fall from 1; none = at once
+    _duration(c, "keep_rate_warmup")  # of the keep rate's fall to the reducer's own; none = at once
+    _duration(c, "freeze")  # of what `optim.freeze_rules` freezes; none = the whole training
+    c.keep_rate_levels = 8  # keep rates of that fall: each is a compiled program of its own
+    # --- what is trained ---
+    c.model = _model()
+    # A token reduction and its fields, "evo,keep_rate=0.5"; "" = the model's own, "none" = dense.
+    c.reduction = ""
+    c.init_weights = ""  # a checkpoint or weight file to start from; "" = random initial values
+    # --- how ---
+    c.optim = _optim()
+    c.augment = _augment()
+    c.eval_transform = _eval_transform()
+    c.loss = _loss()
+    c.ema = ConfigDict()
+    c.ema.decay = 0.99996  # of the average that is evaluated and exported; 0 = no average
+    c.ema.warmup = False  # whether the decay rises as (1 + step) / (10 + step), for short runs
+    c.mesh = ConfigDict()
+    c.mesh.data = -1  # devices along "data": the batch is split, parameters are copied; -1 = rest
+    c.mesh.fsdp = 1  # devices along "fsdp": the batch is split, and parameters are too
+    # "fsdp": split along the largest dimension that divides; "replicate": copied.
+    c.mesh.rules = ((".*", "fsdp"),)
+    # --- what is kept ---
+    c.keep_checkpoints = 2  # the newest ones
+    c.keep_best = 1  # and those of the best evaluated top-1
+    return c.lock()
+
+
+def _duration(c: ConfigDict, name: str, **given: float) -> None:
+    c[f"{name}_steps"] = placeholder(int)
+    c[f"{name}_epochs"] = placeholder(float)
+    c[f"{name}_examples"] = placeholder(int)
+    for unit, value in given.items():
+        c[f"{name}_{unit}"] = value
+
+
+def _model() -> ConfigDict:
+    c = ConfigDict()
+    c.name = "deit_small_patch16_224"  # see evovit_jax.list_models(); None below = the model's own
+    c.num_classes = placeholder(int)  # None = the data set's
+    c.image_size = 224  # pixels, height and width
+    c.patch_size = placeholder(int)
+    c.embed_dim = placeholder(int)
+    c.depth = placeholder(int)
+    c.num_heads = placeholder(int)
+    c.mlp_ratio = placeholder(float)
+    c.drop_path_rate = placeholder(float)  # stochastic depth of the last block, linear from 0
+    c.dtype = "float32"  # of activations and matmuls; parameters stay float32
+    c.remat = "none"  # what the backward pass recomputes to save memory: none, full or dots
+    c.attention_kernel = "auto"  # auto, matmul or fused
+    return c
+
+
+def _optim() -> ConfigDict:
+    c = ConfigDict()
+    c.name = "adamw"  # adamw or lamb
+    c.learning_rate = 5e-4  # the peak, for `reference_batch` examples a step
+    c.reference_batch = 512  # the rate is scaled by batch_size / reference_batch; 0 = not scaled
+    c.warmup_learning_rate = 1e-6  # where the linear rise starts; not scaled
+    c.min_learning_rate = 1e-5  # where the cosine ends; not scaled
+    c.beta1 = 0.9
+    c.beta2 = 0.999
+    c.eps = 1e-8
+    c.weight_decay = 0.05  # decoupled, times the learning rate
+    # Multiplies weight_decay. As in DeiT: none on biases, norms, tokens and positions.
+    c.weight_decay_rules = (
+        (r".*(bias|scale|gamma|cls_token|dist_token|pos_embed)", 0.0),
+        (r".*", 1.0),
+    )
+    c.learning_rate_rules = ((".*", 1.0),)  # multiplies the learning rate
+    c.freeze_rules = ((".*", False),)  # True: the parameter keeps its first value (see freeze_*)
+    c.clip_norm = 0.0  # the gradient's largest global norm; 0 = not clipped
+    c.agc = 0.0  # adaptive clipping: largest norm of a unit's gradient over its weight's; 0 = off
+    return c
+
+
+def _augment() -> ConfigDict:
+    c = ConfigDict()
+    # rrc: random resized crop; pad: resize, pad by `pad` with zeros, crop; shift: sub-pixel shift
+    # by up to `pad` px, edges repeated; none: the evaluation transform.
+    c.crop = "rrc"
+    c.scale = (0.08, 1.0)  # rrc: share of the image's area
+    c.ratio = (3 / 4, 4 / 3)  # rrc: width over height
+    c.pad = 4  # pad and shift: pixels of the model's image
+    c.flip = 0.5  # probability of a left-right flip
+    c.interpolation = "bicubic"  # bicubic, bilinear, or random (one of the two for each image)
+    c.randaugment = "rand-m9-mstd0.5-inc1"  # timm's notation; "" = none
+    c.three_augment = False  # DeiT-III's: one of greyscale, solarise, blur
+    c.color_jitter = 0.4  # strength; as in timm not used beside randaugment
+    c.repeats = 1  # repeated augmentation: views of an image in a batch (DeiT: 3)
+    c.erasing_prob = 0.25  # device: random erasing with noise, share of the images
+    c.mixup = 0.8  # device: Beta parameter, 0 = off
+    c.cutmix = 1.0  # device: Beta parameter, 0 = off
+    c.mix_prob = 1.0  # device: probability that a batch is mixed at all
+    c.mix_switch_prob = 0.5  # device: probability of cutmix where both are on
+    # Device: examples that share one draw of the ratio and the box (timm: one GPU's batch); 0 = all
+    # of a step's. Partners are neighbours, whatever it is.
+    c.mix_group = 0
+    return c
+
+
+def _eval_transform() -> ConfigDict:
+    c = ConfigDict()
+    c.resize = 0  # shorter side in pixels before the centre crop; 0 = image_size / crop_fraction
+    c.crop_fraction = 0.875
+    c.interpolation = "bicubic"
+    return c
+
+
+def _loss() -> ConfigDict:
+    c = ConfigDict()
+    c.name = "softmax"  # softmax: cross entropy; sigmoid: binary cross entropy over the classes
+    c.label_smoothing = 0.1
+    # Share of the auxiliary class-token head: (1 - w) * L(logits) + w * L(cls), where there is one.
+    c.cls_weight = 0.5
+    c.reducer_weights = ((".*", 1.0),)  # rules over the names of a reducer's own losses
+    return c
+
+
+def finish(config: ConfigDict, variant: str, /, **variants: Mapping[str, Any]) -> ConfigDict:
+    """Applies a recipe's variant.
+
+    Args:
+      config: the recipe.
+      variant: what follows the colon of `configs/x.py:VARIANT`; "" = the recipe as it is.
+      **variants: this recipe's own variants, {field: value}, nested fields with dots.
+
+    Raises:
+      UserError: an unknown variant.
+    """
+    for name in filter(None, variant.split(",")):
+        if name in variants:
+            config.update_from_flattened_dict(variants[name])
+            durations.settle(config, variants[name])
+        elif name == "smoke":
+            smoke(config)
+        else:
+            raise UserError(
+                f"unknown variant {name!r} of this config; "
+                + suggestion(name, ["smoke", *variants])
+            )
+    return config
+
+
+def smoke(config: ConfigDict) -> None:
+    """Shrinks any recipe to two steps of a tiny network on digits, in place.
+
+    What makes the recipe itself stays: its reduction, its losses, its augmentation, its schedules
+    (shortened with the training), its precision.
+    """
+    for name in durations.NAMES:
+        for unit in durations.UNITS:
+            config[f"{name}_{unit}"] = None
+    config.update_from_flattened_dict(
+        {
+            "data": "tfds:digits:train[:64]",
+            "eval_data": "tfds:digits:test[:24]",
+            "data_limit_unreadable": 0,
+            "batch_size": 16,
+            "eval_batch_size": 16,
+            "total_steps": 2,
+            "warmup_steps": 1,
+            "checkpoint_steps": 2,
+            "eval_steps": 2,
+            "log_steps": 1,
+            "model.num_classes": None,
+            **smoke_network(config.model.name),
+        }
+    )
+    config.augment.mix_group = min(config.augment.mix_group, config.batch_size)
+
+
+def smoke_network(name: str) -> dict[str, Any]:
+    """The fields of `config.model` that make a family's smallest sensible network."""
+    del name
+    return {
+        "model.image_size": 32,
+        "model.patch_size": 8,
+        "model.embed_dim": 24,
+        "model.num_heads": 3,
+    }
+
+
+def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
+    """All fields by their full names, such as "optim.learning_rate"."""
+    names = []
+    for key in config:
+        if isinstance(config[key], ConfigDict):
+            names += field_names(config[key], f"{prefix}{key}.")
+        else:
+            names.append(prefix + key)
+    return names
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses values that no run can use.
+
+    Raises:
+      UserError: naming the field.
+    """
+    positive: Iterable[str] = ("batch_size", "eval_batch_size", "accumulate", "keep_rate_levels")
+    for name in positive:
+        if config[name] < 1:
+            raise UserError(f"{name}={config[name]} must be at least 1")
+    if config.batch_size % config.accumulate:
+        raise UserError(
+            f"batch_size={config.batch_size} does not divide into accumulate="
+            f"{config.accumulate} micro-batches"
+        )
+    for name in ("optim.learning_rate", "optim.weight_decay", "optim.clip_norm", "optim.agc"):
+        group, field = name.split(".")
+        if config[group][field] < 0:
+            raise UserError(f"{name}={config[group][field]} is negative")
+    if not 0 <= config.ema.decay < 1:
+        raise UserError(f"ema.decay={config.ema.decay} is outside [0, 1)")
+
+
+def load(spec: str) -> ConfigDict:
+    """The recipe `FILE.py` or `FILE.py:VARIANT`.
+
+    Raises:
+      UserError: there is no such file, it cannot be run, or it has no such variant.
+    """
+    path, _, variant = spec.partition(":")
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"there is no config file {path!r}")
+    try:
+        return runpy.run_path(path)["get_config"](variant)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"config {path}: {_one_line(error)}") from error
+
+
+def from_flags(
+    values: flags.FlagValues, argv: Sequence[str], required: Sequence[str]
+) -> ConfigDict:
+    """Parses a command's flags; returns the recipe of `--config` with what is overridden.
+
+    A duration given on the command line replaces its siblings.
+
+    Raises:
+      UserError: an unknown flag, field, file or variant, a value of another type, or a flag of
+        `required` that is not given.
+    """
+    overrides = [found[1] for found in map(OVERRIDE.match, argv) if found]
+    # Loaded here first, for ml_collections reports what is wrong with a recipe as a traceback.
+    for spec in (found[1] for found in map(CONFIG.match, argv) if found):
+        known = field_names(load(spec))
+        for field in overrides:
+            if field.partition("[")[0] not in known:
+                raise UserError(f"unknown field config.{field}; {_field_hint(field, known)}")
+    try:
+        values(list(argv))
+        for name in required:
+            if not values[name].present:
+                raise UserError(f"--{name} is required; --help shows all flags")
+        config = values.config
+    except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
+        raise UserError(_one_line(error)) from error
+    durations.settle(config, overrides)
+    return config
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+    return " ".join(text.split())
+
+
+def _field_hint(field: str, known: list[str]) -> str:
+    ends = {name.split(".")[-1]: name for name in known}
+    # The right group first; then the right name in another group.
+    close = difflib.get_close_matches(field, known, n=1)
+    close = close or [
+        ends[end] for end in difflib.get_close_matches(field.split(".")[-1], ends, n=1)
+    ]
+    return f"did you mean config.{close[0]}?" if close else f"the groups: {_groups(known)}"
+
+
+def _groups(known: list[str]) -> str:
+    return ", ".join(sorted({name.split(".")[0] for name in known if "." in name}))

@@ -1,0 +1,82 @@
+"""The training loss: the heads' cross entropies and the reducer's own losses, added up by name."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+from evovit_jax import rules
+from evovit_jax.errors import UserError, suggestion
+from evovit_jax.models.outputs import Outputs
+
+Terms = dict[str, Float[Array, ""]]
+
+
+def targets_of(labels: Int[Array, " b"], classes: int, smoothing: float) -> Float[Array, "b k"]:
+    """Soft targets: `1 - smoothing` on the label, `smoothing` spread over all classes."""
+    one_hot = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+    return one_hot * (1 - smoothing) + smoothing / classes
+
+
+def softmax_loss(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Float[Array, " b"]:
+    """Cross entropy with soft targets, of each example."""
+    return -(targets * jax.nn.log_softmax(logits, axis=-1)).sum(axis=-1)
+
+
+def sigmoid_loss(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Float[Array, " b"]:
+    """Binary cross entropy of each example, the mean over classes.
+
+    Mixed targets are not thresholded; DeiT-III (Section 3) does, with a smoothing of 0:
+    every class of a mixed image is then present.
+    """
+    return optax.sigmoid_binary_cross_entropy(logits, targets).mean(axis=-1)
+
+
+CRITERIA: dict[str, Callable[[Array, Array], Array]] = {
+    "softmax": softmax_loss,
+    "sigmoid": sigmoid_loss,
+}
+
+
+def criterion(name: str) -> Callable[[Array, Array], Array]:
+    """The loss of each example by name.
+
+    Raises:
+      UserError: for an unknown name.
+    """
+    if name not in CRITERIA:
+        raise UserError(f"unknown loss.name {name!r}; {suggestion(name, list(CRITERIA))}")
+    return CRITERIA[name]
+
+
+def training_loss(
+    config: ConfigDict,
+    logits: Float[Array, "b k"],
+    out: Outputs,
+    targets: Float[Array, "b k"],
+) -> tuple[Float[Array, ""], Terms]:
+    """The loss of a batch and its terms, before weighting, by name.
+
+    `(1 - w) * L(logits) + w * L(cls)` where the model has an auxiliary class-token head (w is
+    `loss.cls_weight`; Evo-ViT, Section 3.4), plus the reducer's losses by `loss.reducer_weights`.
+    """
+    loss_of = criterion(config.loss.name)
+    total = loss_of(logits, targets).mean()
+    terms = {}
+    if "cls" in out.aux_logits and config.loss.cls_weight:
+        on_class = loss_of(out.aux_logits["cls"], targets).mean()
+        total = (1 - config.loss.cls_weight) * total + config.loss.cls_weight * on_class
+        terms["loss_cls"] = on_class
+    weights = rules.match(config.loss.reducer_weights, out.losses, field="loss.reducer_weights")
+    for name, value in out.losses.items():
+        total = total + weights[name] * value
+        terms[f"loss_{name}"] = value
+    return total, {"loss": total, **terms}
+
+
+def in_order(terms: Terms) -> tuple[str, ...]:
+    """The names of the terms, parts before the total: what a NaN guard should look at first."""
+    return tuple(sorted(terms, key=lambda name: (name == "loss", name)))

@@ -1,0 +1,40 @@
+"""Trains and evaluates: `python -m evovit_jax.main --config=configs/digits_evo.py --workdir=DIR`.
+
+A run that DIR has a part of goes on from there. The last line of output is a JSON object. The exit
+status is 0, 2 after an error that the user can mend, 143 after SIGTERM (run it again to go on).
+"""
+
+import json
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from evovit_jax import config as config_lib
+from evovit_jax import distributed
+from evovit_jax.errors import run_command
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file(
+    "config", None, "The recipe, FILE.py or FILE.py:VARIANT; --config.FIELD=VALUE changes a field."
+)
+flags.DEFINE_string("workdir", None, "Where checkpoints and metrics go, and are found again.")
+
+
+def main() -> int:
+    """The command; returns its exit status."""
+    config = config_lib.from_flags(FLAGS, sys.argv, ("config", "workdir"))
+    distributed.initialize()
+    # Imported late: a wrong flag should not wait for it, and processes join before JAX starts.
+    import jax
+
+    from evovit_jax import preemption, train
+
+    result = train.train_and_evaluate(config, FLAGS.workdir)
+    if jax.process_index() == 0:
+        print(json.dumps(result.summary), flush=True)
+    return preemption.EXIT_STATUS if result.preempted else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

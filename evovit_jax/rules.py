@@ -1,0 +1,53 @@
+"""The one regex matcher: (pattern, value) rules that say something about every parameter.
+
+Sharding, weight decay, learning-rate multipliers, freezing and loss weights all use it. A rule
+matches a whole name (`re.fullmatch`), the first match wins, and a name that no rule matches is an
+error: a parameter that a recipe forgot should never be trained by accident.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from evovit_jax.errors import UserError
+
+Rules = Sequence[Sequence[Any]]
+
+
+def match(rules: Rules, names: Iterable[str], *, field: str) -> dict[str, Any]:
+    """What the first matching rule says of every name.
+
+    Args:
+      rules: pairs (regular expression, value).
+      names: what to look up, such as parameter names ("blocks/0/attn/qkv/kernel").
+      field: where the rules come from, for the error ("optim.weight_decay_rules").
+
+    Returns:
+      {name: value}, in the order of `names`.
+
+    Raises:
+      UserError: a rule is no pair or no regular expression, or no rule matches a name.
+    """
+    compiled = [_compile(rule, field) for rule in rules]
+    found = {}
+    for name in names:
+        for pattern, value in compiled:
+            if pattern.fullmatch(name):
+                found[name] = value
+                break
+        else:
+            patterns = ", ".join(repr(pattern.pattern) for pattern, _ in compiled) or "none"
+            raise UserError(
+                f"no rule of {field} matches {name!r} (patterns: {patterns}); "
+                "end the rules with ('.*', VALUE)"
+            )
+    return found
+
+
+def _compile(rule: Sequence[Any], field: str) -> tuple[re.Pattern[str], Any]:
+    if len(rule) != 2 or not isinstance(rule[0], str):
+        raise UserError(f"{field}: {rule!r} is not a pair (regular expression, value)")
+    try:
+        return re.compile(rule[0]), rule[1]
+    except re.error as error:
+        raise UserError(f"{field}: {rule[0]!r} is no regular expression: {error}") from error

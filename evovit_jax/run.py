@@ -1,0 +1,165 @@
+"""What a run is made of: mesh, network, optimiser, schedules and compiled steps, from a config."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+from ml_collections import ConfigDict
+
+import evovit_jax
+from evovit_jax import config as config_lib
+from evovit_jax import durations, losses, nan_guard, optim, phases, schedules, scoring, sharding
+from evovit_jax.data import pipeline
+from evovit_jax.errors import UserError
+from evovit_jax.inputs import Batch
+from evovit_jax.state import Skeleton, TrainState, new_state
+from evovit_jax.step import MEASURED, TrainStep, make_eval_step, new_meter
+
+
+class Run:
+    """The fixed parts of a training; the changing part is a `TrainState`.
+
+    Attributes:
+      config: as given, the number of classes filled in.
+      mesh: of all devices.
+      total: steps of the training.
+      every: {"checkpoint", "eval", "log"}: steps between two of them.
+      phases: the reduction's settings over time.
+      schedule: the learning rate by step.
+      like: the state's shapes, dtypes and shardings.
+    """
+
+    def __init__(self, config: ConfigDict, devices: list[jax.Device] | None = None):
+        config_lib.check(config)
+        config = config.copy_and_resolve_references()
+        if config.model.num_classes is None:
+            config.model.num_classes = pipeline.num_classes(config)
+        self.config = config
+        self.mesh = sharding.make_mesh(config, devices)
+        examples = pipeline.examples_per_epoch(config)
+        self._set_durations(examples)
+        self.phases = phases.plan(config, total=self.total, examples=examples)
+        warmup = durations.steps(config, "warmup", examples) or 0
+        self.schedule = schedules.learning_rate(config, total=self.total, warmup=warmup)
+        self._make_step(durations.steps(config, "freeze", examples))
+
+    def _set_durations(self, examples: int) -> None:
+        total = durations.steps(self.config, "total", examples)
+        if not total:
+            raise UserError("the training has no length: set total_steps, _epochs or _examples")
+        self.total = total
+        self.every = {
+            name: durations.steps(self.config, name, examples) or total
+            for name in ("checkpoint", "eval", "log")
+        }
+
+    def _make_step(self, freeze: int | None) -> None:
+        abstract = nnx.eval_shape(self.create_model)
+        self.skeleton = Skeleton(abstract)
+        params, stats = Skeleton.variables(abstract)
+        tx = optim.optimizer(self.config, params, self.schedule, freeze=freeze)
+        step = TrainStep(self.config, self.skeleton, tx, self.config.model.num_classes)
+        terms = self._term_names(step, params, stats)
+        self._step = dataclasses.replace(step, terms=terms, names=tuple(params))
+        self.guarded = nan_guard.names_of(terms, list(params))
+        self.meter_names = (*terms, *MEASURED)
+        like = jax.eval_shape(functools.partial(self._fresh, tx))
+        placed = sharding.param_shardings(self.mesh, params, self.config.mesh.rules)
+        self.shardings = sharding.state_shardings(self.mesh, like, placed)
+        self.like = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like, self.shardings
+        )
+        self._init = jax.jit(functools.partial(self._fresh, tx), out_shardings=self.shardings)
+        self._compiled = functools.cache(self._compile)
+
+    def create_model(self) -> nnx.Module:
+        """The network with its random initial values."""
+        fields = {k: v for k, v in self.config.model.items() if k != "name" and v is not None}
+        reduction = self.config.reduction or None
+        return evovit_jax.create_model(
+            self.config.model.name, reduction, seed=self.config.seed, **fields
+        )
+
+    def _term_names(self, step: TrainStep, params: Any, stats: Any) -> tuple[str, ...]:
+        """Names of the loss's terms, in every phase the same ones."""
+        config, size = self.config, self.config.model.image_size
+        batch = self.config.batch_size // config.accumulate
+        images = jax.ShapeDtypeStruct((batch, size, size, 3), "float32")
+        targets = jax.ShapeDtypeStruct((batch, config.model.num_classes), "float32")
+        loss = functools.partial(step.loss, overrides=self.phases[0].overrides)
+        _, (_, terms) = jax.eval_shape(loss, params, stats, images, targets, jax.random.key(0))
+        return tuple(name for name in losses.in_order(terms) if name not in MEASURED)
+
+    def _fresh(self, tx: Any, values: Any = None) -> TrainState:
+        params, stats = Skeleton.variables(self.create_model()) if values is None else values
+        meter = new_meter(self.meter_names)
+        return new_state(params, stats, tx, meter, keep_average=self.config.ema.decay > 0)
+
+    def fresh_state(self) -> TrainState:
+        """The state before the first step."""
+        if not self.config.init_weights:
+            return self._init()
+        model = self.create_model()
+        evovit_jax.load_weights(model, self.config.init_weights)
+        values = Skeleton.variables(model)
+        nan_guard.check_values(values[0], self.config.init_weights)
+        return self._init(values=values)
+
+    def fresh_meter(self) -> dict[str, Any]:
+        """A meter over no step."""
+        return jax.device_put(new_meter(self.meter_names), sharding.replicated(self.mesh))
+
+    def step_at(self, step: int) -> Callable[[TrainState, Batch], TrainState]:
+        """The compiled training step of the phase that step number `step` is in."""
+        return self._compiled(phases.at(self.phases, step).overrides)
+
+    def _compile(self, overrides: tuple[tuple[str, Any], ...]) -> Callable:
+        def train_step(state: TrainState, batch: Batch) -> TrainState:
+            return self._step(state, batch, overrides)
+
+        return jax.jit(
+            train_step,
+            in_shardings=(self.shardings, sharding.batch_sharding(self.mesh)),
+            out_shardings=self.shardings,
+            donate_argnums=0,
+        )
+
+    @functools.cached_property
+    def eval_batches(self) -> pipeline.EvalBatches:
+        """This process's evaluation batches."""
+        return pipeline.make_eval_batches(
+            self.config,
+            local_batch_size=self.config.eval_batch_size // jax.process_count(),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    @functools.cached_property
+    def _eval_step(self) -> Callable:
+        copied, split = sharding.replicated(self.mesh), sharding.batch_sharding(self.mesh)
+        placed = self.shardings.evaluated()
+        return jax.jit(
+            make_eval_step(self.config, self.skeleton),
+            in_shardings=(*placed, copied, split),
+            out_shardings=copied,
+            donate_argnums=2,
+        )
+
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """`val_top1` and `val_top5` in percent and `val_loss`, of the averages where there are."""
+        step = functools.partial(self._eval_step, *state.evaluated())
+        found = scoring.evaluate(step, self.eval_batches, self.mesh)
+        return {f"val_{name}": found[name] for name in ("top1", "top5", "loss")}
+
+    def train_iterator(self) -> Any:
+        """This process's endless training batches."""
+        return pipeline.make_train_iterator(
+            self.config,
+            local_batch_size=self.config.batch_size // jax.process_count(),
+            seed=self.config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )

@@ -1,0 +1,146 @@
+"""The pure training and evaluation steps: state and batch in, state or sums out.
+
+Everything random comes from (seed, step) and an example's place in the global batch, never from a
+device, so a run is the same on any mesh.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key
+from ml_collections import ConfigDict
+
+from evovit_jax import ema, losses, nan_guard
+from evovit_jax.data import mixing
+from evovit_jax.inputs import Batch, prepare
+from evovit_jax.scoring import score
+from evovit_jax.state import Skeleton, TrainState, Variables
+
+Overrides = tuple[tuple[str, Any], ...]
+# What the meter sums up beside the loss's terms.
+MEASURED = ("accuracy", "grad_norm")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """`step(state, batch, overrides) -> state` for a network, a loss and an optimiser.
+
+    Attributes:
+      config: the run's.
+      skeleton: the network without its variables.
+      tx: the optimiser.
+      classes: how many there are.
+      terms: names of the loss's terms, in the order in which the NaN guard looks at them.
+      names: the parameters' names, likewise.
+    """
+
+    config: ConfigDict
+    skeleton: Skeleton
+    tx: optax.GradientTransformation
+    classes: int
+    terms: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+    def __call__(self, state: TrainState, batch: Batch, overrides: Overrides = ()) -> TrainState:
+        """One optimiser step; the state stays as it was where a tensor is not finite."""
+        key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
+        mix_key, model_key = jax.random.split(key)
+        images, targets = prepare(self.config, mix_key, batch, self.classes)
+        grads, stats, terms = self.gradients(state, images, targets, model_key, overrides)
+        updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new = state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state)
+        if state.ema:
+            c = self.config.ema
+            decay = ema.decay_at(state.step, c.decay, warmup=c.warmup)
+            new = new.replace(ema=ema.update(state.ema, {"params": params, "stats": stats}, decay))
+        grad_squares = nan_guard.squared_norms(grads)
+        update_squares = nan_guard.squared_norms(updates)
+        bad = nan_guard.first_bad(
+            [
+                *(terms[name] for name in self.terms),
+                *(grad_squares[name] for name in self.names),
+                *(update_squares[name] for name in self.names),
+            ]
+        )
+        bad = jnp.where(state.meter["bad"] == nan_guard.ALL_FINITE, bad, state.meter["bad"])
+        measured = {**terms, "grad_norm": nan_guard.norm_of(grad_squares)}
+        sums = {name: value + measured.get(name, 0) for name, value in state.meter["sums"].items()}
+        meter = {"sums": sums, "steps": state.meter["steps"] + 1, "bad": bad}
+        good = bad == nan_guard.ALL_FINITE
+        return nan_guard.select(good, new, state).replace(meter=meter)
+
+    def gradients(
+        self,
+        state: TrainState,
+        images: Float[Array, "b h w c"],
+        targets: Float[Array, "b k"],
+        key: Key[Array, ""],
+        overrides: Overrides,
+    ) -> tuple[Variables, Variables, losses.Terms]:
+        """The mean gradient of the batch, the new statistics, and the mean of the terms."""
+        differentiate = jax.grad(self.loss, has_aux=True)
+        n = self.config.accumulate
+        if n == 1:
+            grads, (stats, terms) = differentiate(
+                state.params, state.stats, images, targets, key, overrides
+            )
+            return grads, stats, terms
+        # Row i goes to micro-batch i mod n, so that every device splits its own rows.
+        split = [x.reshape(len(x) // n, n, *x.shape[1:]).swapaxes(0, 1) for x in (images, targets)]
+
+        def add(carry, micro):
+            stats, total = carry
+            grads, (stats, terms) = differentiate(
+                state.params, stats, *micro[:2], jax.random.fold_in(key, micro[2]), overrides
+            )
+            return (stats, jax.tree.map(jnp.add, total, grads)), terms
+
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        (stats, total), terms = jax.lax.scan(add, (state.stats, zeros), (*split, jnp.arange(n)))
+        mean = jax.tree.map(lambda x: x / n, total)
+        return mean, stats, jax.tree.map(lambda x: x.mean(axis=0), terms)
+
+    def loss(
+        self,
+        params: Variables,
+        stats: Variables,
+        images: Float[Array, "b h w c"],
+        targets: Float[Array, "b k"],
+        key: Key[Array, ""],
+        overrides: Overrides = (),
+    ) -> tuple[Float[Array, ""], tuple[Variables, losses.Terms]]:
+        """The loss of a batch; the new statistics and the terms beside it."""
+        model = self.skeleton.build(params, stats)
+        logits, out = model(images, train=True, key=key, reduction=dict(overrides))
+        total, terms = losses.training_loss(self.config, logits, out, targets)
+        hits = logits.argmax(axis=-1) == targets.argmax(axis=-1)
+        terms["accuracy"] = hits.mean(dtype=jnp.float32)
+        return total, (Skeleton.variables(model)[1], terms)
+
+
+def new_meter(names: Sequence[str]) -> dict[str, Any]:
+    """Sums of metrics by name, over no step yet."""
+    return {
+        "sums": {name: jnp.zeros(()) for name in names},
+        "steps": jnp.zeros((), jnp.int32),
+        "bad": jnp.full((), nan_guard.ALL_FINITE, jnp.int32),
+    }
+
+
+def make_eval_step(config: ConfigDict, skeleton: Skeleton) -> Callable[..., dict[str, Array]]:
+    """`step(params, stats, sums, batch) -> sums`, adding a batch's hits and losses to `sums`.
+
+    Examples whose `mask` is False, which fill up the last batch, count nowhere.
+    """
+
+    def eval_step(params: Variables, stats: Variables, sums: dict, batch: Batch) -> dict:
+        images = mixing.normalize(batch["image"], config.mean, config.std)
+        logits, _ = skeleton.build(params, stats)(images)
+        return {name: sums[name] + value for name, value in score(logits, batch).items()}
+
+    return eval_step

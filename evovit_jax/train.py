@@ -1,0 +1,208 @@
+"""The order of a run: restore, evaluate, save, step, write.
+
+At every step the loop first looks at the state that it has (evaluates it, saves it), and only
+then takes a batch and changes it, so that a checkpoint's state and data iterator belong together.
+The host waits for the device once an interval of metrics, and where it evaluates or saves.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from evovit_jax import nan_guard, phases, sharding
+from evovit_jax.checkpoint import Checkpointer
+from evovit_jax.errors import UserError
+from evovit_jax.metrics import MetricWriter, Pace, progress
+from evovit_jax.preemption import Preemption
+from evovit_jax.run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+      summary: `step`, `val_top1`, `val_top5`, `val_loss`, `images_per_second`, `workdir`.
+      preempted: SIGTERM ended it after a checkpoint; run again, it goes on.
+    """
+
+    summary: dict[str, Any]
+    preempted: bool
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> Result:
+    """Trains what `workdir` does not have yet, and evaluates.
+
+    Raises:
+      UserError: the config, the data or the work directory cannot be used, or a tensor is not
+        finite.
+    """
+    workdir = pathlib.Path(workdir)
+    run = Run(config)
+    prepare_workdir(workdir, run.config)
+    checkpoints = Checkpointer(
+        workdir, keep=run.config.keep_checkpoints, keep_best=run.config.keep_best
+    )
+    with jax.set_mesh(run.mesh), Preemption() as preemption:
+        try:
+            return Loop(run, workdir, checkpoints, preemption).go()
+        finally:
+            checkpoints.close()
+
+
+class Loop:
+    """One pass over the steps that are left."""
+
+    def __init__(
+        self, run: Run, workdir: pathlib.Path, checkpoints: Checkpointer, preemption: Preemption
+    ):
+        self.run, self.workdir = run, workdir
+        self.checkpoints, self.preemption = checkpoints, preemption
+        self.data = run.train_iterator()
+        restored = checkpoints.restore(run.like)
+        if restored is None:
+            self.restored, self.state = None, run.fresh_state()
+        else:
+            self.state, data_state = restored
+            self.data.set_state(data_state)
+            self.restored = int(self.state.step)
+            say(f"restored step {self.restored}")
+        self.writer = MetricWriter(workdir, self.restored)
+        self.pace = Pace(run.config.batch_size)
+        self.evaluated: tuple[int, dict[str, float]] | None = None
+
+    def go(self) -> Result:
+        """Trains to the end, or to a preemption."""
+        run, start = self.run, self.restored or 0
+        say(f"{run.mesh.size} devices, {describe(run)}")
+        if start >= run.total:
+            say(f"the run is complete at step {start}; evaluating it")
+        step, preempted = start, False
+        for step in range(start, run.total):
+            preempted = self.preemption.reached(step)
+            self.look(step, preempted=preempted)
+            if preempted:
+                break
+            self.take(step)
+            if (step + 1) % run.every["log"] == 0 or step + 1 == run.total:
+                self.log(step + 1)
+        else:
+            step = max(start, run.total)
+            self.evaluate(step)
+            self.save(step)
+        self.checkpoints.wait()
+        self.writer.close()
+        return Result(self.summary(step), preempted)
+
+    def look(self, step: int, *, preempted: bool) -> None:
+        """Evaluates and saves the state after `step` steps, where it is time to."""
+        due = {name: step > 0 and step % every == 0 for name, every in self.run.every.items()}
+        # A run that SIGTERM ended here has not evaluated yet; it does so when it goes on.
+        if due["eval"] and not preempted and not self.writer.has_evaluation(step):
+            self.evaluate(step)
+        if due["checkpoint"] or preempted:
+            self.save(step)
+        if preempted:
+            say(f"SIGTERM: saved step {step}")
+
+    def save(self, step: int) -> None:
+        """Saves the state after `step` steps, unless it is on disk already."""
+        if step in (0, self.restored):
+            return
+        self.guard()
+        self.pace.pause()
+        fresh = self.evaluated is not None and self.evaluated[0] == step
+        self.checkpoints.save(
+            step, self.state, self.data.get_state(), self.evaluated[1] if fresh else None
+        )
+
+    def take(self, step: int) -> None:
+        """One optimiser step."""
+        batch = next(self.data)
+        batch = {name: batch[name] for name in ("image", "label")}
+        batch = sharding.put_batch(self.run.mesh, batch)
+        if any(phase.start == step for phase in self.run.phases):
+            self.pace.pause()  # another program: its compilation is no part of the pace
+            say(phases.describe(phases.at(self.run.phases, step)))
+        self.state = self.run.step_at(step)(self.state, batch)
+        self.pace.stepped()
+
+    def log(self, step: int) -> None:
+        """Writes the means since the last line."""
+        meter = jax.device_get(self.state.meter)
+        self.guard(meter)
+        steps = int(meter["steps"])
+        values = {name: float(total) / steps for name, total in meter["sums"].items()}
+        values["accuracy"] *= 100
+        values["learning_rate"] = float(self.run.schedule(step - 1))
+        rate = self.pace.lap()
+        if rate is not None:
+            values["images_per_second"] = rate
+        self.writer.write(step, values)
+        say(progress(step, self.run.total, values, self.run.config.batch_size))
+        self.state = self.state.replace(meter=self.run.fresh_meter())
+
+    def evaluate(self, step: int) -> None:
+        """Evaluates the state after `step` steps."""
+        self.guard()
+        self.pace.pause()
+        values = self.run.evaluate(self.state)
+        self.evaluated = (step, values)
+        if not self.writer.has_evaluation(step):
+            self.writer.write(step, values)
+        found = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+        say(f"step {step}/{self.run.total}  {found}")
+
+    def guard(self, meter: dict[str, Any] | None = None) -> None:
+        """Stops the run where the NaN guard found something."""
+        bad = int((meter or self.state.meter)["bad"])
+        if bad != nan_guard.ALL_FINITE:
+            self.checkpoints.wait()
+            last_good = self.checkpoints.latest_step()
+            nan_guard.stop(self.run.guarded[bad], int(self.state.step), last_good)
+
+    def summary(self, step: int) -> dict[str, Any]:
+        """What the last line of output says."""
+        values = self.evaluated[1] if self.evaluated else {}
+        names = ("val_top1", "val_top5", "val_loss")
+        rate = self.pace.rate() or self.writer.last.get("images_per_second")
+        return {
+            "step": step,
+            **{name: values.get(name, self.writer.last.get(name)) for name in names},
+            "images_per_second": rate,
+            "workdir": str(self.workdir),
+        }
+
+
+def prepare_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Makes the work directory and writes the config into it.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    path = workdir / "config.json"
+    text = json.dumps(config.to_dict(), indent=2) + "\n"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            path.write_text(text)
+    except OSError as error:
+        raise UserError(f"the work directory {workdir} cannot be written: {error}") from error
+
+
+def describe(run: Run) -> str:
+    """A run in half a line."""
+    model = run.config.model
+    count = sum(leaf.size for leaf in jax.tree.leaves(run.like.params))
+    reduction = run.config.reduction or "its own reduction"
+    return f"{model.name} ({reduction}), {count / 1e6:.2f} M parameters, {run.total} steps"
+
+
+def say(text: str) -> None:
+    """A line on the console of the first process."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
