@@ -6,7 +6,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from evovit_jax.data import decode, transforms
+from evovit_jax.data import decode, randaugment, transforms
+from evovit_jax.data.three_augment import three_augment
 from evovit_jax.errors import UserError, suggestion
 
 
@@ -31,17 +32,21 @@ class TrainTransform:
         )
         self._resamples = [transforms.interpolation(name) for name in names]
         self._eval = EvalTransform(config)
+        if augment.randaugment and augment.three_augment:
+            raise UserError("augment.randaugment and augment.three_augment: choose one of the two")
+        self._randaugment = randaugment.parse(augment.randaugment) if augment.randaugment else None
+        self._fill = tuple(min(255, round(255 * value)) for value in config.mean)
 
     def __call__(self, image: Image.Image, rng: random.Random) -> np.ndarray:
-        resample = self._resamples[0]
-        if len(self._resamples) > 1:
-            resample = rng.choice(self._resamples)
-        image = self._crop(image, rng, resample)
+        image = self._crop(image, rng, self._resample(rng))
         if rng.random() < self._augment["flip"]:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         image = image.convert("RGB") if image.mode != "RGB" else image
         image = self._color(image, rng)
         return np.asarray(image)
+
+    def _resample(self, rng: random.Random) -> Image.Resampling:
+        return self._resamples[0] if len(self._resamples) == 1 else rng.choice(self._resamples)
 
     def _crop(
         self, image: Image.Image, rng: random.Random, resample: Image.Resampling
@@ -60,7 +65,12 @@ class TrainTransform:
         return transforms.pad_crop(image, rng, size, augment["pad"])
 
     def _color(self, image: Image.Image, rng: random.Random) -> Image.Image:
-        if self._augment["color_jitter"] > 0 and not self._augment["randaugment"]:
+        if self._randaugment is not None:  # as in timm, without colour jitter
+            drawing = randaugment.Drawing(self._fill, self._resample(rng))
+            return self._randaugment(image, rng, drawing)
+        if self._augment["three_augment"]:
+            image = three_augment(image, rng)
+        if self._augment["color_jitter"] > 0:
             image = transforms.color_jitter(image, rng, self._augment["color_jitter"])
         return image
 
