@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from evovit_jax.convert.links import Link, Scheme, as_convolution, default_link, variables
+from evovit_jax.convert import reducers
+from evovit_jax.convert.links import (
+    Link,
+    Scheme,
+    as_convolution,
+    default_link,
+    substitute,
+    variables,
+)
 from evovit_jax.models.layers import resize_positions
 
 # Official DeiT-III checkpoints have their own names for LayerScale.
@@ -28,9 +36,11 @@ def deit3_scheme(model: nnx.Module) -> Scheme:
 def links(model: nnx.Module, renames: Iterable[tuple[str, str]] = ()) -> tuple[Link, ...]:
     """A link for each variable of a flat vision transformer."""
     config = model.config
+    renames = (*renames, *reducers.renames(model))
     found = []
     for path, variable in variables(model).items():
-        link = default_link(path, variable.shape, renames)
+        name = substitute(path.replace("/", "."), renames)
+        link = default_link(path, variable.shape, name)
         if path == "patch_embed/proj/kernel" and len(variable.shape) == 2:
             layout = as_convolution(config.patch_size, config.in_channels)
             link = dataclasses.replace(link, layout=layout)

@@ -13,8 +13,22 @@ from evovit_jax.reduction.base import Backbone, Reducer
 # name: module of this package, class.
 METHODS: dict[str, tuple[str, str]] = {
     "none": ("base", "Dense"),
+    "ats": ("ats", "ATS"),
+    "dpcknn": ("dpcknn", "DPCKNN"),
+    "dynamicvit": ("dynamic_vit", "DynamicViT"),
+    "evit": ("evit", "EViT"),
     "evo": ("evo", "Evo"),
+    "heuristic": ("heuristic", "Heuristic"),
+    "kmedoids": ("kmedoids", "KMedoids"),
+    "patchmerger": ("patch_merger", "PatchMerger"),
+    "sinkhorn": ("sinkhorn", "Sinkhorn"),
+    "sit": ("sit", "SiT"),
+    "tome": ("tome", "ToMe"),
+    "topk": ("topk", "TopK"),
 }
+
+# Methods that are another class in a network that subsamples its tokens.
+IN_PYRAMIDS = {"evo": ("evo_levit", "EvoPyramid")}
 
 _registered: dict[str, type[Reducer]] = {}
 
@@ -35,8 +49,8 @@ def list_reductions() -> list[str]:
     return sorted({*METHODS, *_registered})
 
 
-def reducer_class(name: str) -> type[Reducer]:
-    """The class of a method.
+def reducer_class(name: str, *, in_pyramid: bool = False) -> type[Reducer]:
+    """The class of a method, in a flat network or in one that subsamples its tokens.
 
     Raises:
       UserError: for an unknown name.
@@ -45,7 +59,7 @@ def reducer_class(name: str) -> type[Reducer]:
         return _registered[name]
     if name not in METHODS:
         raise UserError(f"unknown reduction {name!r}; {suggestion(name, list_reductions())}")
-    module, attribute = METHODS[name]
+    module, attribute = IN_PYRAMIDS.get(name, METHODS[name]) if in_pyramid else METHODS[name]
     return getattr(importlib.import_module(f"evovit_jax.reduction.{module}"), attribute)
 
 
@@ -108,7 +122,7 @@ def create_reducer(
       UserError: for an unknown method or field, or a value that the method refuses.
     """
     name, given = parse(spec)
-    reducer = reducer_class(name)
+    reducer = reducer_class(name, in_pyramid=backbone.is_pyramid)
     known = [field.name for field in dataclasses.fields(reducer.Fields)]
     for field in given:
         if field not in known:

@@ -8,14 +8,15 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from evovit_jax.errors import UserError, suggestion
-from evovit_jax.reduction.tokens import TokenSet
+from evovit_jax.reduction.tokens import TokenSet, start_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,12 @@ class AttentionRequest:
 
 
 NOTHING_ASKED = AttentionRequest()
+CLASS_ROW = AttentionRequest(needs=frozenset({"class_row"}))
+
+
+def key_mask(mask: Bool[Array, "b n"]) -> Float[Array, "b 1 1 n"]:
+    """The bias of an `AttentionRequest` under which nothing attends to tokens out of `mask`."""
+    return jnp.where(mask, 0.0, -jnp.inf)[:, None, None]
 
 
 @functools.partial(
@@ -90,6 +97,23 @@ class AttentionView:
 
 
 @dataclasses.dataclass(frozen=True)
+class BlockTokens:
+    """How many tokens of an image one block works on, class tokens included.
+
+    Attributes:
+      entering: when the block is reached, before the reducer's `before_block`.
+      attention: in the attention.
+      feed_forward: in the feed-forward.
+      leaving: after the reducer's `after_block`.
+    """
+
+    entering: int
+    attention: int
+    feed_forward: int
+    leaving: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Fields:
     """The settings of a reducer: subclasses add fields and check them in `__post_init__`."""
 
@@ -106,6 +130,10 @@ class Reducer(nnx.Module):
     Fields = Fields
     # What to tell someone who asks for it in a pyramid; None where the method works in one.
     not_in_pyramids: str | None = "it is defined for networks that keep their resolution"
+    # Whether it looks at the class token's attention.
+    needs_class_token = False
+    # Fields that the parameters' shapes depend on: they cannot change for a call.
+    fixed_fields: tuple[str, ...] = ()
 
     def __init__(self, backbone: Backbone, fields: Fields, *, rngs: nnx.Rngs):
         del rngs  # for subclasses with parameters
@@ -114,10 +142,15 @@ class Reducer(nnx.Module):
                 f"reduction {type(self).__name__} does not run inside a pyramid network: "
                 f"{self.not_in_pyramids}"
             )
+        if self.needs_class_token and not backbone.prefix:
+            raise UserError(
+                f"reduction {type(self).__name__} ranks tokens by class attention, and this "
+                "network has no class token"
+            )
         self.backbone = backbone
         self.fields = fields
 
-    def override(self, **changes: Any) -> Self:
+    def override(self, **changes: Any) -> "Reducer":
         """This reducer, same parameters, with other settings for a call.
 
         Raises:
@@ -131,6 +164,11 @@ class Reducer(nnx.Module):
                 raise UserError(
                     f"reduction {type(self).__name__} has no field {name!r}; "
                     + suggestion(name, known)
+                )
+            if name in self.fixed_fields and changes[name] != getattr(self.fields, name):
+                raise UserError(
+                    f"reduction {type(self).__name__} has parameters for each of its {name}; "
+                    f"make the model with {name}={changes[name]!r}, it cannot change for a call"
                 )
         graphdef, state = nnx.split(self)
         other = nnx.merge(graphdef, state)
@@ -161,9 +199,35 @@ class Reducer(nnx.Module):
         del block
         return tokens
 
+    def subsample_request(self, stage: int, tokens: TokenSet) -> AttentionRequest:
+        """What to show of the attention that subsamples the tokens after stage `stage`."""
+        del stage, tokens
+        return NOTHING_ASKED
+
+    def subsample(
+        self, tokens: TokenSet, attention: AttentionView, stride: int, *, stage: int
+    ) -> TokenSet:
+        """Called when the backbone subsamples its tokens, after stage number `stage`.
+
+        `tokens` is still the full raster `tokens.grid`; the backbone then replaces `x`, `grid` and
+        `source` by those of every `stride`-th row and column. The reducer does so with what is its
+        own. The attention's queries are the class tokens and the chosen ones, its keys all tokens.
+        """
+        del attention, stride, stage
+        return tokens
+
     def finish(self, tokens: TokenSet) -> TokenSet:
         """Called once, after the last block, before the final norm."""
         return tokens
+
+    def token_counts(self, grid: tuple[int, int]) -> tuple[BlockTokens, ...]:
+        """The tokens of every block of a flat backbone in inference, read off the hooks' shapes."""
+        return count_tokens(self, grid)
+
+    def macs(self, block: int, counts: BlockTokens) -> int:
+        """Multiply-adds an image of the reducer's own matmuls at `block`, in inference."""
+        del block, counts
+        return 0
 
     def losses(self, tokens: TokenSet) -> dict[str, Float[Array, ""]]:
         """Extra training losses by name, unweighted, from the finished token set."""
@@ -180,6 +244,45 @@ class Dense(Reducer):
     """No reduction: every token in every block."""
 
     not_in_pyramids = None
+
+
+def count_tokens(reducer: Reducer, grid: tuple[int, int]) -> tuple[BlockTokens, ...]:
+    """The tokens of every block of a flat network on `grid`, without computing anything.
+
+    The hooks are called on shapes alone, with blocks that change nothing between them.
+    """
+    backbone, counts = reducer.backbone, []
+    n, heads, dim = backbone.prefix + grid[0] * grid[1], backbone.heads[0], backbone.dim[0]
+
+    def walk() -> None:
+        tokens = start_tokens(jnp.zeros((1, n, dim)), prefix=backbone.prefix, grid=grid)
+        tokens = reducer.start(tokens)
+        for block in range(backbone.depth):
+            numbers = [tokens.x.shape[1]]
+            tokens = reducer.before_block(block, tokens)
+            numbers.append(tokens.x.shape[1])
+            view = blank_view(
+                reducer.attention_request(block, tokens).needs, numbers[-1], heads, dim
+            )
+            tokens = reducer.after_attention(block, tokens, view)
+            numbers.append(tokens.x.shape[1])
+            tokens = reducer.after_block(block, tokens)
+            counts.append(BlockTokens(*numbers, leaving=tokens.x.shape[1]))
+
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+        jax.eval_shape(walk)
+    return tuple(counts)
+
+
+def blank_view(needs: frozenset[str], n: int, heads: int, dim: int) -> AttentionView:
+    """An attention view of the shapes that `needs` asks for, for one image of n tokens."""
+    shapes = {
+        "class_row": (1, heads, n),
+        "weights": (1, heads, n, n),
+        "keys": (1, heads, n, dim // heads),
+        "values": (1, heads, n, dim // heads),
+    }
+    return AttentionView(**{name: jnp.zeros(shapes[name]) for name in needs})
 
 
 def check_rate(name: str, value: Any) -> None:

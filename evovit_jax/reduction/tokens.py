@@ -155,9 +155,14 @@ def scatter_set(x: Array, index: Int[Array, "b k"], values: Array) -> Array:
 
 
 def membership(index: Int[Array, "b k"], n: int) -> Bool[Array, "b n"]:
-    """Which of n positions `index` names."""
-    none = jnp.zeros((index.shape[0], n), bool)
-    return scatter_set(none, index, jnp.ones(index.shape, bool))
+    """Which of n positions `index` names, once or more."""
+
+    @per_device
+    def local(index: Int[Array, "b k"]) -> Bool[Array, "b n"]:
+        none = jnp.zeros((index.shape[0], n), bool)
+        return none.at[_rows(index), index].set(True, mode="promise_in_bounds")
+
+    return local(index)
 
 
 def order_by(scores: Float[Array, "b n"]) -> Int[Array, "b n"]:
@@ -167,6 +172,49 @@ def order_by(scores: Float[Array, "b n"]) -> Int[Array, "b n"]:
         return jnp.argsort(scores, axis=-1, descending=True, stable=True).astype(jnp.int32)
 
     return per_device(local)(scores)
+
+
+@per_device
+def ascending(index: Int[Array, "b k"]) -> Int[Array, "b k"]:
+    """Indices in increasing order."""
+    return jnp.sort(index, axis=1)
+
+
+def group_sum(
+    x: Float[Array, "b m d"], group: Int[Array, "b m"], count: int
+) -> Float[Array, "b {count} d"]:
+    """The sum of the members of each of `count` groups, `group[b, j]` being the group of j.
+
+    A matmul with a 0/1 matrix: the same from run to run, where a scatter on a GPU is not.
+    """
+    member = group[:, None, :] == jnp.arange(count, dtype=group.dtype)[None, :, None]
+    return jnp.einsum("bgm,bmd->bgd", member.astype(x.dtype), x, precision="highest")
+
+
+def nearest_distances(distance: Float[Array, "b n n"], k: int) -> Float[Array, "b n {k}"]:
+    """The k smallest distances of each token."""
+    return -per_device(lambda near: jax.lax.top_k(near, k)[0])(-distance)
+
+
+@per_device
+def columns(x: Float[Array, "b n m"], index: Int[Array, "b k"]) -> Float[Array, "b n k"]:
+    """`x[b, i, index[b, j]]`."""
+    return jnp.take_along_axis(x, index[:, None, :], axis=2, mode="clip")
+
+
+def pairwise_distances(x: Float[Array, "b n d"]) -> Float[Array, "b n n"]:
+    """Euclidean distances, float32, as a matmul of the tokens less their mean.
+
+    What all tokens have in common would cost most of the precision.
+    """
+    x = x.astype(jnp.float32)
+    x = x - x.mean(axis=1, keepdims=True)
+    squares = jnp.square(x).sum(axis=2)
+    products = jnp.einsum("bnd,bmd->bnm", x, x, precision="highest")
+    squared = squares[:, :, None] + squares[:, None, :] - 2 * products
+    apart = ~jnp.eye(x.shape[1], dtype=bool)[None] & (squared > 0)
+    # The gradient of a root has no value at 0.
+    return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)
 
 
 def follow(source: Int[Array, "b N"], moves: Int[Array, "b n"]) -> Int[Array, "b N"]:
@@ -207,6 +255,29 @@ def keep(tokens: TokenSet, index: Int[Array, "b k"], block: int) -> TokenSet:
         sizes=None if tokens.sizes is None else gather(tokens.sizes, whole),
         mask=None if tokens.mask is None else gather(tokens.mask, whole),
     )
+
+
+def regroup(tokens: TokenSet, x: Float[Array, "b k d"], group: Int[Array, "b p"]) -> TokenSet:
+    """The patch tokens become those of `x`, patch token j having gone into `group[b, j]`."""
+    prefix = tokens.prefix
+    patches = jnp.concatenate([tokens.x[:, :prefix], x.astype(tokens.x.dtype)], axis=1)
+    return tokens.replace(
+        x=patches, source=follow(tokens.source, with_prefix(group.astype(jnp.int32), prefix))
+    )
+
+
+def mask_out(tokens: TokenSet, valid: Bool[Array, "b n"], block: int) -> TokenSet:
+    """Tokens that are not `valid` count no more from `block` on; they keep their places."""
+    places = jnp.arange(valid.shape[1], dtype=jnp.int32)[None]
+    moves = jnp.where(valid, places, jnp.int32(dropped_at(block)))
+    mask = valid if tokens.mask is None else tokens.mask & valid
+    return tokens.replace(mask=mask, source=follow(tokens.source, moves))
+
+
+def spread(x: Float[Array, "b n d"], source: Int[Array, "b N"]) -> Float[Array, "b N d"]:
+    """For every input token the value of the token that holds it, zero where it was dropped."""
+    held = gather(x, jnp.maximum(source, 0))
+    return jnp.where((source >= 0)[..., None], held, jnp.zeros_like(held))
 
 
 def group_sizes(source: Int[Array, "b N"], n: int) -> Int[Array, "b n"]:

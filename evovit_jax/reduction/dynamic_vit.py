@@ -1,0 +1,179 @@
+"""DynamicViT: small networks decide before a few blocks which tokens to drop.
+
+Rao et al., "DynamicViT: Efficient Vision Transformers with Dynamic Token Sparsification", NeurIPS
+2021 (arXiv:2106.02034). Before each location a predictor gives every patch token two
+probabilities, keep and drop, from its own features and the mean of the tokens kept so far
+(Section 3.2, equations 2 to 5).
+
+Inference: the `int(patches * keep_rate**k)` tokens of the largest keep probability stay, the others
+leave the sequence; patches are all of the image's (137, 96 and 67 of 196 at keep rate 0.7).
+
+Training (Section 3.3): all tokens stay. A decision is a hard Gumbel-softmax sample (temperature 1,
+straight-through gradient) times the decision before it, and attention is
+`(e * m + eps / n) / (sum(e * m) + eps)` with `e = exp(logit - max)`, `m` the key's decision, 1 for
+a token's attention to itself, eps 1e-6 (equations 10, 11; the official code's eps). It is so in
+every block, also before the first location. Without a key the decision is the more probable class.
+
+Losses (Section 3.4): `ratio`, the mean over locations and images of
+`(share of tokens kept - keep_rate**k)**2`; against the unpruned network with the pretrained weights
+as teacher, `distill_logits` (Kullback-Leibler) and `distill_tokens` (on the tokens that are kept:
+mean squared error of features, or Kullback-Leibler where patch tokens have logits, LV-ViT).
+
+Published recipe: 30 epochs from pretrained weights, AdamW, learning rate 1e-3 to 1e-6, batch 1024,
+weights cross entropy 1, ratio 2, distill_logits 0.5, distill_tokens 0.5; the backbone frozen for 5
+epochs, then at 0.01 of the rate; class token and positions always frozen. DeiT-S at 0.7: 79.32.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from evovit_jax.reduction.base import (
+    NOTHING_ASKED,
+    AttentionRequest,
+    Backbone,
+    BlockTokens,
+)
+from evovit_jax.reduction.located import Located, LocatedFields
+from evovit_jax.reduction.tokens import TokenSet, keep, mask_out, top_k
+
+EPS = 1e-6
+KEEP = 0  # the class of a predictor that means keep
+
+
+class Predictor(nnx.Module):
+    """Log-probabilities of keeping and of dropping each token, in float32 (equations 2 to 5)."""
+
+    def __init__(self, dim: int, *, rngs: nnx.Rngs):
+        def linear(inputs: int, outputs: int) -> nnx.Linear:
+            init = nnx.initializers.truncated_normal(stddev=0.02)
+            return nnx.Linear(inputs, outputs, kernel_init=init, rngs=rngs)
+
+        self.norm = nnx.LayerNorm(dim, epsilon=1e-5, rngs=rngs)
+        self.embed = linear(dim, dim)
+        self.score = nnx.List(
+            [linear(dim, dim // 2), linear(dim // 2, dim // 4), linear(dim // 4, 2)]
+        )
+
+    def __call__(
+        self, patches: Float[Array, "b p d"], kept: Float[Array, "b p"]
+    ) -> Float[Array, "b p 2"]:
+        """The log-probabilities; `kept` is 1 for the tokens that are still in."""
+        x = jax.nn.gelu(self.embed(self.norm(patches.astype(jnp.float32))), approximate=False)
+        local, others = jnp.split(x, 2, axis=-1)
+        weights = kept / kept.sum(axis=1, keepdims=True)
+        mean = jnp.einsum("bp,bpc->bc", weights, others, precision="highest")[:, None]
+        x = jnp.concatenate([local, jnp.broadcast_to(mean, local.shape)], axis=-1)
+        for layer in self.score[:-1]:
+            x = jax.nn.gelu(layer(x), approximate=False)
+        return jax.nn.log_softmax(self.score[-1](x), axis=-1)
+
+    @staticmethod
+    def macs(dim: int, tokens: int) -> int:
+        """Multiply-adds for `tokens` tokens."""
+        half, quarter = dim // 2, dim // 4
+        return tokens * (dim * dim + dim * half + half * quarter + quarter * 2 + half)
+
+
+class DynamicViT(Located):
+    """Learned, image-dependent pruning."""
+
+    fixed_fields = ("locations",)
+    needs_teacher = True
+
+    def __init__(self, backbone: Backbone, fields: LocatedFields, *, rngs: nnx.Rngs):
+        super().__init__(backbone, fields, rngs=rngs)
+        self.score_predictor = nnx.List(
+            Predictor(backbone.dim[0], rngs=rngs) for _ in self.locations
+        )
+
+    def start(self, tokens: TokenSet) -> TokenSet:
+        """In training, everything is kept at first."""
+        if not tokens.train:
+            return tokens
+        return tokens.put_aside(decisions=())
+
+    def before_block(self, block: int, tokens: TokenSet) -> TokenSet:
+        """Decides; the tokens leave in inference, and are masked in training."""
+        location = self.location(block)
+        if location is None or not (tokens.train or self.reduces(block, tokens)):
+            return tokens
+        patches, predictor = tokens.x[:, tokens.prefix :], self.score_predictor[location]
+        if tokens.train:
+            return self._mask(location, block, tokens, predictor(patches, decided(tokens)))
+        scores = predictor(patches, jnp.ones(patches.shape[:2]))[:, :, KEEP]
+        _, index = top_k(scores, self.count(location, tokens))
+        return keep(tokens, index, block)
+
+    def _mask(
+        self, location: int, block: int, tokens: TokenSet, log_probs: Float[Array, "b p 2"]
+    ) -> TokenSet:
+        key = tokens.key
+        if key is not None:
+            # Blocks take the numbers up to twice the depth for stochastic depth.
+            key = jax.random.fold_in(key, 2 * self.backbone.depth + location)
+        decision = sample(log_probs, key)[:, :, KEEP] * decided(tokens)
+        valid = jnp.pad(decision > 0.5, ((0, 0), (tokens.prefix, 0)), constant_values=True)
+        tokens = mask_out(tokens, valid, block)
+        return tokens.put_aside(decisions=(*tokens.aside["decisions"], decision))
+
+    def attention_request(self, block: int, tokens: TokenSet) -> AttentionRequest:
+        """In training, attention to what is kept."""
+        del block
+        if not tokens.train:
+            return NOTHING_ASKED
+        policy = jnp.pad(decided(tokens), ((0, 0), (tokens.prefix, 0)), constant_values=1.0)
+        return AttentionRequest(normalise=lambda logits: masked_softmax(logits, policy))
+
+    def losses(self, tokens: TokenSet) -> dict[str, Float[Array, ""]]:
+        """`ratio`: how far the shares of tokens kept are from the keep rates."""
+        wanted = [self.fields.share(location) for location in range(len(self.locations))]
+        misses = [
+            jnp.square(decision.mean(axis=1) - share).mean()
+            for decision, share in zip(tokens.aside["decisions"], wanted, strict=True)
+        ]
+        return {"ratio": sum(misses) / len(misses)}
+
+    def aux(self, tokens: TokenSet) -> dict[str, Array]:
+        """In training `decisions`, float32 `[b, locations, p]`: 1 where a token is kept."""
+        if not tokens.train:
+            return {}
+        return {"decisions": jnp.stack(tokens.aside["decisions"], axis=1)}
+
+    def macs(self, block: int, counts: BlockTokens) -> int:
+        """The predictor, where it decides."""
+        if counts.attention == counts.entering:
+            return 0
+        return Predictor.macs(self.backbone.dim[0], counts.entering - self.backbone.prefix)
+
+
+def decided(tokens: TokenSet) -> Float[Array, "b p"]:
+    """The last decision of a training pass, 1 where a patch token is kept."""
+    decisions = tokens.aside["decisions"]
+    return decisions[-1] if decisions else jnp.ones((tokens.x.shape[0], tokens.patches))
+
+
+def sample(log_probs: Float[Array, "b p 2"], key: jax.Array | None) -> Float[Array, "b p 2"]:
+    """One-hot decisions with the gradient of the softmax (straight-through Gumbel-softmax).
+
+    Without a key no noise is added: the decision is the more probable class.
+    """
+    if key is not None:
+        log_probs = log_probs + jax.random.gumbel(key, log_probs.shape)
+    soft = jax.nn.softmax(log_probs, axis=-1)
+    hard = jax.nn.one_hot(soft.argmax(axis=-1), 2)
+    return hard + (soft - jax.lax.stop_gradient(soft))
+
+
+def masked_softmax(
+    logits: Float[Array, "b h n n"], policy: Float[Array, "b n"]
+) -> Float[Array, "b h n n"]:
+    """Softmax over the keys that `policy` keeps, and each token over itself (equation 11)."""
+    n = logits.shape[-1]
+    own = jnp.eye(n)[None, None]
+    allowed = policy[:, None, None, :]
+    allowed = allowed + (1 - allowed) * own
+    largest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    weights = jnp.exp(logits - largest) * allowed
+    return (weights + EPS / n) / (weights.sum(axis=-1, keepdims=True) + EPS)

@@ -1,0 +1,141 @@
+"""What the methods share that reduce at a few blocks: at which ones, and to how many tokens."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from evovit_jax.errors import UserError
+from evovit_jax.reduction import base
+from evovit_jax.reduction.base import Backbone, BlockTokens, Reducer, check_blocks, check_rate
+from evovit_jax.reduction.tokens import TokenSet, regroup
+
+
+@dataclasses.dataclass(frozen=True)
+class LocatedFields(base.Fields):
+    """Settings of every method that reduces at a few blocks.
+
+    Attributes:
+      keep_rate: share of the patch tokens reaching a location that it leaves, in (0, 1]; one
+        number, or one a location.
+      locations: the blocks that reduce; by default those after a quarter, a half and three
+        quarters of the depth (3:6:9 in a network of 12 blocks).
+    """
+
+    keep_rate: float | tuple[float, ...] = 0.7
+    locations: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        check_rate("keep_rate", self.keep_rate)
+
+    def blocks(self, depth: int) -> tuple[int, ...]:
+        """The blocks that reduce, in a network of `depth` blocks.
+
+        Raises:
+          UserError: if the locations do not fit the depth, or the keep rates the locations.
+        """
+        blocks = self.locations
+        if blocks is None:
+            blocks = tuple(sorted({quarter * depth // 4 for quarter in (1, 2, 3)}))
+        elif isinstance(blocks, int):
+            blocks = (blocks,)
+        check_blocks("locations", blocks, depth)
+        if isinstance(self.keep_rate, tuple) and len(self.keep_rate) != len(blocks):
+            raise UserError(
+                f"keep_rate has {len(self.keep_rate)} members for {len(blocks)} locations"
+            )
+        return blocks
+
+    def rate(self, location: int) -> float:
+        """The keep rate at location number `location` (0 the first)."""
+        return self.keep_rate[location] if isinstance(self.keep_rate, tuple) else self.keep_rate
+
+    def share(self, location: int) -> float:
+        """The share of all input patches that is left after location number `location`."""
+        if not isinstance(self.keep_rate, tuple):
+            return self.keep_rate ** (location + 1)
+        share = 1.0
+        for rate in self.keep_rate[: location + 1]:
+            share *= rate
+        return share
+
+
+class Located(Reducer):
+    """A method that reduces at a few blocks; the count is a share of the input's grid.
+
+    Subclasses that round in another way override `count`.
+    """
+
+    Fields = LocatedFields
+
+    def __init__(self, backbone: Backbone, fields: LocatedFields, *, rngs: nnx.Rngs):
+        super().__init__(backbone, fields, rngs=rngs)
+        fields.blocks(backbone.depth)  # refuse settings that do not fit the network
+
+    @property
+    def locations(self) -> tuple[int, ...]:
+        """The blocks that reduce."""
+        return self.fields.blocks(self.backbone.depth)
+
+    def location(self, block: int) -> int | None:
+        """The number of the location at `block`, None where there is none."""
+        return self.locations.index(block) if block in self.locations else None
+
+    def grid_count(self, location: int, grid: tuple[int, int]) -> int:
+        """`int(patches * keep_rate**(location + 1))` of the whole grid, at least one."""
+        return max(1, int(grid[0] * grid[1] * self.fields.share(location)))
+
+    def count(self, location: int, tokens: TokenSet) -> int:
+        """How many patch tokens location number `location` leaves of `tokens`."""
+        return min(self.grid_count(location, tokens.grid), tokens.patches)
+
+    def reduces(self, block: int, tokens: TokenSet) -> bool:
+        """Whether `block` is a location that leaves fewer tokens than it gets."""
+        location = self.location(block)
+        return location is not None and self.count(location, tokens) < tokens.patches
+
+
+class Mixing(Located):
+    """A method that replaces the patch tokens by learned mixtures of them, before a block.
+
+    Subclasses name the module of a location, `layer(dim, count, rngs=)`, which turns float32
+    patch tokens `[b, p, d]` into mixtures `[b, m, d]` and weights `[b, m, p]`. The numbers of
+    mixtures follow from the grid that the network is made for.
+    """
+
+    layer: type[nnx.Module]
+    fixed_fields = ("keep_rate", "locations")
+
+    def __init__(self, backbone: Backbone, fields: LocatedFields, *, rngs: nnx.Rngs):
+        super().__init__(backbone, fields, rngs=rngs)
+        self.cluster_layers = nnx.List(
+            self.layer(backbone.dim[0], self.grid_count(location, backbone.grid), rngs=rngs)
+            for location in range(len(self.locations))
+        )
+
+    def mix(
+        self, layer: nnx.Module, x: Float[Array, "b p d"]
+    ) -> tuple[Float[Array, "b m d"], Float[Array, "b m p"]]:
+        """Mixtures and weights from `layer`."""
+        return layer(x)
+
+    def before_block(self, block: int, tokens: TokenSet) -> TokenSet:
+        """The patch tokens become mixtures; the source map follows the largest weight."""
+        location = self.location(block)
+        if location is None:
+            return tokens
+        patches = tokens.x[:, tokens.prefix :].astype(jnp.float32)
+        mixed, weights = self.mix(self.cluster_layers[location], patches)
+        return regroup(tokens, mixed, weights.argmax(axis=1))
+
+    def layer_macs(self, tokens: int, mixtures: int) -> int:
+        """Multiply-adds of a layer: by default a weight for each pair, and the mixtures."""
+        return 2 * tokens * mixtures * self.backbone.dim[0]
+
+    def macs(self, block: int, counts: BlockTokens) -> int:
+        """Those of the layer, at the locations."""
+        if self.location(block) is None:
+            return 0
+        prefix = self.backbone.prefix
+        return self.layer_macs(counts.entering - prefix, counts.attention - prefix)
