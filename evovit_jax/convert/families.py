@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 
 from flax import nnx
 
-from evovit_jax.convert import evo_deit, vit
+from evovit_jax.convert import evo_deit, levit, vit
 from evovit_jax.convert.links import Scheme
 from evovit_jax.errors import UserError, suggestion
+from evovit_jax.models.levit import LeViT
 from evovit_jax.models.vit import VisionTransformer
 
 
@@ -34,6 +35,8 @@ FAMILIES = (
     Family("evo_deit", VisionTransformer, r"qks\.0\.qk\.weight", evo_deit.scheme),
     Family("deit3", VisionTransformer, r"blocks\.0\.gamma_1", vit.deit3_scheme),
     Family("timm", VisionTransformer, "", vit.scheme),
+    Family("timm", LeViT, r"stem\.conv1\..*", levit.timm_scheme),
+    Family("levit", LeViT, "", levit.official_scheme),
 )
 
 

@@ -65,7 +65,7 @@ class Link:
       path: of the variable, "blocks/0/attn/qkv/kernel".
       names: of the tensors; several lie one after another along PyTorch's first axis.
       layout: between the two sides.
-      shares: relative sizes of several tensors.
+      shares: relative sizes of several tensors; one number if they are equal.
       optional: whether a checkpoint may be without it (training heads, counters).
     """
 
@@ -80,13 +80,14 @@ class Link:
         whole = self.layout.theirs(ours)
         if len(self.names) == 1:
             return [whole]
-        unit = whole[0] // sum(self.shares)
-        return [(share * unit, *whole[1:]) for share in self.shares]
+        shares = self.shares * len(self.names) if len(self.shares) == 1 else self.shares
+        unit = whole[0] // sum(shares)
+        return [(share * unit, *whole[1:]) for share in shares]
 
     def read(self, tensors: Sequence[np.ndarray]) -> np.ndarray:
         """The variable's value."""
         whole = tensors[0] if len(tensors) == 1 else np.concatenate(tensors, axis=0)
-        return np.ascontiguousarray(self.layout.from_torch(whole))
+        return np.asarray(self.layout.from_torch(whole), order="C")
 
     def write(self, value: np.ndarray) -> Tensors:
         """The tensors by name."""
@@ -97,8 +98,7 @@ class Link:
             ends = np.cumsum([shape[0] for shape in self.shapes(value.shape)])
             parts = np.split(whole, ends[:-1])
         return {
-            name: np.ascontiguousarray(part).reshape(part.shape)  # keeps scalars scalars
-            for name, part in zip(self.names, parts, strict=True)
+            name: np.asarray(part, order="C") for name, part in zip(self.names, parts, strict=True)
         }
 
 
@@ -114,7 +114,7 @@ class Scheme:
       resize: by path of a variable whose size follows the image's, how a tensor made for another
         image size becomes one of the given shape.
       trained_with: settings of the reducer that such checkpoints were trained with.
-      int64: pattern of the names that are 64-bit integers there.
+      spare: pattern of tensors that a model without their reducer does not need.
     """
 
     links: tuple[Link, ...]
@@ -125,6 +125,7 @@ class Scheme:
         default_factory=dict
     )
     trained_with: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    spare: str = ""
 
 
 LEAVES = {
@@ -141,24 +142,26 @@ def variables(model: nnx.Module) -> dict[str, nnx.Variable]:
     return {"/".join(map(str, path)): v for path, v in nnx.to_flat_state(nnx.state(model))}
 
 
-def default_link(
-    path: str, shape: tuple[int, ...], renames: Iterable[tuple[str, str]] = ()
-) -> Link:
-    """The link of a variable whose module has the same name on both sides, up to `renames`.
+def default_link(path: str, shape: tuple[int, ...], name: str | None = None) -> Link:
+    """The link of a variable that is one tensor.
 
     Args:
       path: of the variable.
       shape: of the variable; its rank tells a linear map from a convolution.
-      renames: (pattern, replacement) of the whole tensor name, all that match, in order.
+      name: of the tensor if it is not `path`, with our leaf (`kernel`, `scale`, ...).
     """
-    module, _, leaf = path.rpartition("/")
-    name = ".".join([*module.split("/"), LEAVES.get(leaf, leaf)]).lstrip(".")
+    parent, _, leaf = (path.replace("/", ".") if name is None else name).rpartition(".")
+    theirs = LEAVES.get(leaf, leaf)
+    layout = {2: LINEAR, 4: CONV}[len(shape)] if leaf == "kernel" else PLAIN
+    name = f"{parent}.{theirs}" if parent else theirs
+    return Link(path, (name,), layout, shares=(1,), optional=leaf == "count")
+
+
+def substitute(name: str, renames: Iterable[tuple[str, str]]) -> str:
+    """`name` after all (pattern, replacement) whose pattern matches the whole of it, in order."""
     for pattern, replacement in renames:
         name = re.sub(rf"^{pattern}$", replacement, name)
-    layout = PLAIN
-    if leaf == "kernel":
-        layout = {2: LINEAR, 4: CONV}[len(shape)]
-    return Link(path, (name,), layout, optional=leaf == "count")
+    return name
 
 
 def some(names: Iterable[str], most: int = 6) -> str:

@@ -50,7 +50,10 @@ def read_into(
     for name, value in scheme.buffers.items():
         if name in rest:
             _check_buffer(name, rest.pop(name), value, notes)
-    _account(missing, list(rest), allow_missing, notes)
+    spare = [name for name in rest if re.fullmatch(scheme.spare, name)]
+    if spare:
+        notes.append(f"without use in this model: {some(spare)}")
+    _account(missing, [name for name in rest if name not in spare], allow_missing, notes)
     if classes:
         notes.insert(
             0,
