@@ -6,7 +6,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from evovit_jax.data import decode, randaugment, transforms
+from evovit_jax.data import randaugment, transforms
+from evovit_jax.data.decode import Picture
 from evovit_jax.data.three_augment import three_augment
 from evovit_jax.errors import UserError, suggestion
 
@@ -37,8 +38,8 @@ class TrainTransform:
         self._randaugment = randaugment.parse(augment.randaugment) if augment.randaugment else None
         self._fill = tuple(min(255, round(255 * value)) for value in config.mean)
 
-    def __call__(self, image: Image.Image, rng: random.Random) -> np.ndarray:
-        image = self._crop(image, rng, self._resample(rng))
+    def __call__(self, picture: Picture, rng: random.Random) -> np.ndarray:
+        image = self._crop(picture, rng, self._resample(rng))
         if rng.random() < self._augment["flip"]:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         image = image.convert("RGB") if image.mode != "RGB" else image
@@ -49,16 +50,16 @@ class TrainTransform:
         return self._resamples[0] if len(self._resamples) == 1 else rng.choice(self._resamples)
 
     def _crop(
-        self, image: Image.Image, rng: random.Random, resample: Image.Resampling
+        self, picture: Picture, rng: random.Random, resample: Image.Resampling
     ) -> Image.Image:
         augment, size = self._augment, self._size
         if augment["crop"] == "rrc":
             return transforms.random_resized_crop(
-                image, rng, size, augment["scale"], augment["ratio"], resample
+                picture, rng, size, augment["scale"], augment["ratio"], resample
             )
         if augment["crop"] == "none":
-            return self._eval.crop(image)
-        image = decode.load(image, keep_grey=True)
+            return self._eval.crop(picture)
+        image = picture.whole()
         if augment["crop"] == "shift":
             return transforms.random_shift(image, rng, size, augment["pad"], resample)
         image = transforms.resize_center_crop(image, size, size, resample)
@@ -84,11 +85,12 @@ class EvalTransform:
         self._resize = fields.resize or int(self._size / fields.crop_fraction)
         self._resample = transforms.interpolation(fields.interpolation)
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        image = self.crop(image)
+    def __call__(self, picture: Picture) -> np.ndarray:
+        image = self.crop(picture)
         return np.asarray(image.convert("RGB") if image.mode != "RGB" else image)
 
-    def crop(self, image: Image.Image) -> Image.Image:
+    def crop(self, picture: Picture) -> Image.Image:
         """Decodes in full (what is measured must not depend on a JPEG's shortcuts) and crops."""
-        image = decode.load(image, keep_grey=True)
-        return transforms.resize_center_crop(image, self._resize, self._size, self._resample)
+        return transforms.resize_center_crop(
+            picture.whole(), self._resize, self._size, self._resample
+        )

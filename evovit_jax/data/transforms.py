@@ -9,7 +9,7 @@ import random
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from evovit_jax.data import decode
+from evovit_jax.data.decode import Box, Picture
 from evovit_jax.errors import UserError, suggestion
 
 INTERPOLATIONS = {
@@ -19,7 +19,6 @@ INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
 }
 CROPS = ("rrc", "pad", "shift", "none")
-Box = tuple[int, int, int, int]
 
 
 def interpolation(name: str) -> Image.Resampling:
@@ -63,17 +62,15 @@ def random_box(
 
 
 def random_resized_crop(
-    image: Image.Image,
+    picture: Picture,
     rng: random.Random,
     size: int,
     scale: tuple[float, float],
     ratio: tuple[float, float],
     resample: Image.Resampling,
 ) -> Image.Image:
-    """A random part resized to size x size; a JPEG is decoded no larger than the part needs."""
-    box = random_box(rng, *image.size, scale, ratio)
-    box = decode.draft(image, box, size)
-    return decode.load(image, keep_grey=True).resize((size, size), resample, box=box)
+    """A random part of an image, resized to size x size."""
+    return picture.part(random_box(rng, *picture.size, scale, ratio), size, resample)
 
 
 def resize_center_crop(

@@ -1,0 +1,151 @@
+"""Decoding: Pillow's pixels from every format, less work where less is needed, clear refusals."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evovit_jax.data import decode
+
+BICUBIC = Image.Resampling.BICUBIC
+
+
+def photograph(width: int = 1600, height: int = 1200) -> Image.Image:
+    rng = np.random.default_rng(0)
+    tiny = Image.fromarray(rng.integers(0, 255, (9, 12, 3), np.uint8))
+    return tiny.resize((width, height), BICUBIC)
+
+
+def encoded(image: Image.Image, kind: str = "jpeg", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "bmp", "gif"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_the_pixels_are_pillows(kind, mode):
+    image = photograph(61, 47).convert(mode)
+    if mode == "CMYK" and kind != "jpeg":
+        image = image.convert("RGB")
+    data = encoded(image, kind)
+    picture = decode.open_image(data)
+    assert picture.size == (61, 47)
+    whole = picture.whole()
+    pillow = Image.open(io.BytesIO(data))
+    assert whole.mode == ("L" if pillow.mode == "L" else "RGB")
+    assert (np.asarray(whole) == np.asarray(pillow.convert(whole.mode))).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_part_is_a_crop_and_a_resize(mode):
+    image = photograph(100, 80).convert(mode)
+    data = encoded(image)
+    box = (13, 7, 90, 61)
+    want = Image.open(io.BytesIO(data)).crop(box).resize((50, 50), BICUBIC)
+    for stored in (data, np.asarray(Image.open(io.BytesIO(data)))):
+        got = decode.open_image(stored).part(box, 50, BICUBIC)
+        assert (np.asarray(got) == np.asarray(want)).all()
+
+
+@pytest.mark.parametrize(("size", "factor"), [(601, 1), (600, 2), (301, 2), (300, 4), (100, 8)])
+def test_a_jpeg_is_decoded_as_small_as_the_part_allows(size, factor, monkeypatch):
+    shapes = []
+    real = decode.simplejpeg.decode_jpeg
+
+    def record(*args, **options):
+        pixels = real(*args, **options)
+        shapes.append(pixels.shape)
+        return pixels
+
+    monkeypatch.setattr(decode.simplejpeg, "decode_jpeg", record)
+    data = encoded(photograph(), quality=95)
+    box = (100, 0, 1300, 1200)
+    got = decode.open_image(data).part(box, size, BICUBIC)
+    assert shapes == [(1200 // factor, 1600 // factor, 3)]
+    want = photograph().crop(box).resize((size, size), BICUBIC)
+    difference = np.abs(np.asarray(got, int) - np.asarray(want, int))
+    assert difference.mean() < 1.0
+    assert difference.max() < 12
+
+
+def test_a_shrunk_jpeg_keeps_the_place_of_its_box():
+    # A box that is no multiple of the factor, in an image that is none either.
+    image = photograph(1003, 805)
+    box = (101, 55, 802, 756)
+    got = decode.open_image(encoded(image, quality=95)).part(box, 96, BICUBIC)
+    want = np.asarray(image.crop(box).resize((96, 96), BICUBIC), int)
+    errors = [
+        np.abs(np.roll(np.asarray(got, int), shift, axis) - want)[4:-4, 4:-4].mean()
+        for axis in (0, 1)
+        for shift in (-1, 0, 1)
+    ]
+    assert errors[1] == errors[4] == min(errors)
+    assert errors[1] < min(errors[i] for i in (0, 2, 3, 5)) / 3
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no image", b"\xff\xd8", b"\xff\xd8\xff no", b"\x89PNG\r\n\x1a\n broken"]
+)
+def test_bytes_that_are_no_image(data):
+    with pytest.raises(decode.UnreadableImage):
+        decode.open_image(data).whole()
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+def test_a_truncated_image(kind):
+    data = encoded(photograph(200, 150), kind)
+    picture = decode.open_image(data[: len(data) // 2])
+    with pytest.raises(decode.UnreadableImage):
+        picture.whole()
+    with pytest.raises(decode.UnreadableImage):
+        picture.part((0, 0, 100, 100), 32, BICUBIC)
+
+
+def test_transparency_is_dropped_without_a_warning():
+    image = Image.new("P", (8, 8), 3)
+    image.info["transparency"] = b"\x00" * 4
+    assert decode.open_image(image).whole().mode == "RGB"
+
+
+class Counting:
+    """Three images of a given side, counting how often each is read."""
+
+    name, num_classes, class_names = "counting", 1, ("x",)
+
+    def __init__(self, side: int):
+        self.data = encoded(photograph(side, side))
+        self.reads = [0, 0, 0]
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        self.reads[index] += 1
+        return {"image": self.data, "label": index}
+
+    def describe(self, index):
+        return str(index)
+
+
+@pytest.mark.parametrize(("side", "reads"), [(64, [1, 1, 0]), (65, [2, 1, 0])])
+def test_only_small_images_are_kept(side, reads):
+    source = Counting(side)
+    images = decode.SmallImages(source)
+    seen = [images.get(i) for i in (0, 1, 0)]
+    assert source.reads == reads
+    assert [label for _, label in seen] == [0, 1, 0]
+    first, second = (np.asarray(seen[i][0].whole()) for i in (0, 2))
+    assert (first == second).all()
+    parts = [np.asarray(seen[i][0].part((3, 3, 40, 40), 16, BICUBIC)) for i in (0, 2)]
+    assert (parts[0] == parts[1]).all()
+
+
+def test_small_images_of_a_large_set_are_not_kept(monkeypatch):
+    monkeypatch.setattr(decode, "SMALL_BYTES", 3 * 64 * 64 * 3 - 1)
+    source = Counting(64)
+    images = decode.SmallImages(source)
+    images.get(0)
+    images.get(0)
+    assert source.reads == [2, 0, 0]
