@@ -1,0 +1,271 @@
+"""Every output of every golden file, against the official code that made it.
+
+`pytest tests/parity_test.py --golden-dir=DIR` checks all files of a folder, one test an output. A
+golden file is an `.npz` with `meta` (JSON: family, method, model, reduction, outputs),
+`images_nchw`, the tensors of the network as `param/NAME`, and the outputs by name;
+`randaugment_ops.npz` has images instead. The largest absolute difference must be under 1e-4.
+A file or a field that nothing here understands is a failure, never a skip.
+"""
+
+import functools
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from evovit_jax.convert import from_torch
+from evovit_jax.data import randaugment
+from evovit_jax.models.levit import LeViT, LeViTConfig
+from evovit_jax.models.outputs import Outputs
+from evovit_jax.models.vit import VisionTransformer, ViTConfig
+
+HERE = pathlib.Path(__file__).parent / "golden"
+TOLERANCE = 1e-4
+
+
+def pytest_generate_tests(metafunc):
+    folder = pathlib.Path(metafunc.config.getoption("--golden-dir") or HERE)
+    files = sorted(folder.glob("*.npz"))
+    cases = [(file, output) for file in files for output in outputs_of(file)]
+    ids = [f"{file.stem}::{output}" for file, output in cases]
+    if "output" not in metafunc.fixturenames:
+        return
+    metafunc.parametrize(("file", "output"), cases, ids=ids)
+
+
+def test_output_equals_official_code(file, output):
+    golden = load(file)
+    if "meta" not in golden:
+        assert is_randaugment(golden), f"{file}: nobody knows how to check a file without meta"
+        check_randaugment(golden, output)
+        return
+    expected = golden[output]
+    actual = np.asarray(computed(file, output))
+    assert actual.shape == expected.shape
+    if np.issubdtype(expected.dtype, np.integer):
+        np.testing.assert_array_equal(actual, expected)
+    else:
+        assert np.abs(actual - expected).max() < TOLERANCE
+
+
+# --- reading a golden file ----------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=2)
+def load(file: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(file) as arrays:
+        return dict(arrays)
+
+
+def meta_of(file: pathlib.Path) -> dict[str, Any]:
+    return json.loads(str(load(file)["meta"]))
+
+
+def outputs_of(file: pathlib.Path) -> list[str]:
+    """The names of what a file has to compare with, each one test."""
+    golden = load(file)
+    inputs = ("meta", "images_nchw", "image")
+    return [
+        name
+        for name in golden
+        if name not in inputs and not name.startswith("param/") and not name.endswith("/arg")
+    ]
+
+
+# --- the networks of the files ------------------------------------------------------------------
+
+
+def vit(sizes: dict[str, Any], reducer: dict[str, Any], **others: Any) -> VisionTransformer:
+    names = ("image_size", "patch_size", "embed_dim", "depth", "num_heads", "num_classes")
+    config = ViTConfig(
+        **{name: sizes.pop(name) for name in names},
+        mlp_ratio=sizes.pop("mlp_ratio"),
+        norm_eps=sizes.pop("layer_norm_eps"),
+        **others,
+    )
+    assert sizes.pop("gelu") == "erf"
+    return VisionTransformer(config, reducer, rngs=nnx.Rngs(0))
+
+
+def levit(sizes: dict[str, Any], reducer: dict[str, Any], **others: Any) -> LeViT:
+    names = ("image_size", "num_classes", "key_dim", "attn_ratio", "mlp_ratio")
+    lists = ("embed_dim", "num_heads", "depth")
+    config = LeViTConfig(
+        **{name: sizes.pop(name) for name in names},
+        **{name: tuple(sizes.pop(name)) for name in lists},
+        distilled=sizes.pop("distillation"),
+        freeze_norm=True,  # the training outputs were made on running statistics
+        **others,
+    )
+    # What cannot be anything else here.
+    fixed = {
+        "patch_size": 16,
+        "subsample_stride": 2,
+        "subsample_attn_ratio": 4,
+        "subsample_heads": [dim // config.key_dim for dim in config.embed_dim[:-1]],
+        "batch_norm_eps": 1e-5,
+        "activation": "hardswish",
+    }
+    assert {name: sizes.pop(name) for name in fixed} == fixed
+    return LeViT(config, reducer, rngs=nnx.Rngs(0))
+
+
+# What builds the network of a family, of its sizes in meta and the reduction.
+FAMILIES = {
+    "deit": vit,
+    "dynamicvit": vit,
+    "evit": vit,
+    "evo_deit": functools.partial(vit, pool="avg"),
+    "evo_levit": functools.partial(levit, class_token=True),
+    "levit": levit,
+    "tokenreduction": vit,
+}
+
+
+def network(file: pathlib.Path, reducer: dict[str, Any]) -> nnx.Module:
+    """The network of a file, its tensors loaded."""
+    meta = meta_of(file)
+    assert meta["family"] in FAMILIES, f"{file}: unknown family {meta['family']!r}"
+    sizes = dict(meta["model"])
+    model = FAMILIES[meta["family"]](sizes, reducer)
+    assert not sizes, f"{file}: sizes that nobody reads: {sorted(sizes)}"
+    tensors = {name[6:]: value for name, value in load(file).items() if name.startswith("param/")}
+    fields = model.reducer.fields
+    from_torch(model, tensors)
+    model.reducer.fields = fields  # what the file says counts, not what its tensors suggest
+    return model
+
+
+# --- reductions as the files name them ----------------------------------------------------------
+
+# Facts about the official code that are true here without a setting.
+FACTS = {
+    "predictor_layer_norm_eps": 1e-5,
+    "reduction_layer_norm_eps": 1e-5,
+    "density_noise": 0,
+    "rounding": "ceil(keep_rate * (tokens - 1)), tokens as they are at that block, "
+    "class token included",
+}
+
+
+def reducer_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a reducer here, from those of a golden file."""
+    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+    fields.pop("kept", None)  # follows from the keep rate; a wrong count shows in the output
+    for name, value in FACTS.items():
+        assert fields.pop(name, value) == value
+    if "stages" in fields:
+        fields["stages"] = tuple(first for first, _ in fields["stages"])
+    if "dense_blocks" in fields:
+        fields["first_block"] = fields.pop("dense_blocks")
+    if isinstance(fields.get("r"), tuple):
+        fields["r"], fields["inflection"] = fields["r"]
+    return fields
+
+
+def reducer_of(meta: dict[str, Any], output: dict[str, Any]) -> dict[str, Any]:
+    """The reduction of a file; a mapping as `create_model` takes it."""
+    dense = meta["method"] is None or output.get("reduction", {}) is None
+    if dense or output.get("mode") == "eval, unpruned":
+        return {"name": "none"}
+    fields = reducer_fields(meta["reduction"])
+    if (meta["family"], meta["method"]) == ("tokenreduction", "evit"):
+        fields["rounding"] = "grid"
+    return {"name": meta["method"], **fields}
+
+
+# --- outputs ------------------------------------------------------------------------------------
+
+
+def computed(file: pathlib.Path, name: str) -> jax.Array:
+    """What the network here returns for an output of a file."""
+    meta = meta_of(file)
+    output = meta["outputs"][name]
+    reducer = reducer_of(meta, output)
+    changes = {key: output[key] for key in ("selection", "tradeoff") if key in output}
+    changes |= reducer_fields(output.get("reduction") or {})
+    train = output.get("mode", "eval").startswith("train")
+    logits, out = forward(file, *map(frozen, (reducer, changes)), train)
+    return value_of(name, output, logits, out, train)
+
+
+def frozen(fields: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(fields.items()))
+
+
+@functools.lru_cache(maxsize=2)
+def forward(
+    file: pathlib.Path, reducer: tuple, changes: tuple, train: bool
+) -> tuple[jax.Array, Outputs]:
+    model = network(file, dict(reducer))
+    images = jnp.asarray(load(file)["images_nchw"].transpose(0, 2, 3, 1))
+    run = jax.jit(lambda images: model(images, train=train, reduction=dict(changes)))
+    return run(images)
+
+
+TRAINING_HEADS = {"class_token": "cls", "head_dist": "dist", "head_cls": "cls"} | {
+    "head_cls_dist": "cls_dist"
+}
+MAIN_HEADS = ("pooled", "head", "mean of head and head_dist")
+KEEP_MASKS = {"keep mask at the first location": 0, "second": 1, "third": 2}
+
+
+def value_of(
+    name: str, output: dict[str, Any], logits: jax.Array, out: Outputs, train: bool
+) -> jax.Array:
+    """The part of a pass that an output of a file is."""
+    head, value = output.get("head"), output.get("value", "logits")
+    if "output token that holds each input token" in value:
+        return out.token_maps[-1]
+    if value in KEEP_MASKS:
+        return out.aux["decisions"][:, KEEP_MASKS[value]]
+    if value == "last keep mask":
+        return out.aux["decisions"][:, -1, :, None]
+    if value == "patch features after the last norm":
+        return out.features[:, 1:]
+    assert value == "logits", f"{name}: nobody knows the value {value!r}"
+    if train and head in TRAINING_HEADS:
+        return out.aux_logits[TRAINING_HEADS[head]]
+    assert head is None or head in MAIN_HEADS, f"{name}: nobody knows the head {head!r}"
+    return logits
+
+
+# --- timm's RandAugment -------------------------------------------------------------------------
+
+
+def is_randaugment(golden: dict[str, np.ndarray]) -> bool:
+    return "image" in golden and any(name.endswith("/arg") for name in golden)
+
+
+def check_randaugment(golden: dict[str, np.ndarray], case: str) -> None:
+    """`OP/magM/SIGN`: the argument and, to the pixel, the image of an operation."""
+    name, magnitude, *sign = case.split("/")
+    operation = name.removesuffix("Increasing")
+    sign = -1 if sign == ["minus"] else 1
+    argument = randaugment.argument(operation, float(magnitude.removeprefix("mag")), sign)
+    expected = golden[f"{case}/arg"]
+    arguments = [] if argument is None else [argument]
+    assert arguments == pytest.approx(expected.tolist())
+    image = Image.fromarray(golden["image"])
+    image = randaugment.OPERATIONS[operation](image, argument, randaugment.Drawing())
+    np.testing.assert_array_equal(np.asarray(image), golden[case])
+
+
+def test_a_file_of_an_unknown_family_fails(tmp_path):
+    file = tmp_path / "strange.npz"
+    meta = {"family": "vig", "method": None, "model": {}, "outputs": {"logits": {}}}
+    np.savez(file, meta=json.dumps(meta), images_nchw=np.zeros((1, 3, 4, 4)), logits=np.zeros(1))
+    assert outputs_of(file) == ["logits"]
+    with pytest.raises(AssertionError, match="unknown family 'vig'"):
+        test_output_equals_official_code(file, "logits")
+    bare = tmp_path / "bare.npz"
+    np.savez(bare, logits=np.zeros(1))
+    with pytest.raises(AssertionError, match="without meta"):
+        test_output_equals_official_code(bare, "logits")
