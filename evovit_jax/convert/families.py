@@ -22,17 +22,26 @@ class Family:
       model: the class of the models that it stores.
       mark: pattern of a tensor name that only this family of that class has; "" marks the rest.
       scheme: how it stores a model.
+      natural: whether a model is written so when nobody says how.
     """
 
     name: str
     model: type[nnx.Module]
     mark: str
     scheme: Callable[[nnx.Module], Scheme]
+    natural: Callable[[nnx.Module], bool] = lambda model: False
 
 
-# Of a model's families the first whose mark is found counts; the last is the default for writing.
+# Of a model's families the first whose mark is found is read, the first that is natural written;
+# the last of a model's in both cases if there is none.
 FAMILIES = (
-    Family("evo_deit", VisionTransformer, r"qks\.0\.qk\.weight", evo_deit.scheme),
+    Family(
+        "evo_deit",
+        VisionTransformer,
+        r"qks\.0\.qk\.weight",
+        evo_deit.scheme,
+        natural=lambda model: model.config.pool == "avg",
+    ),
     Family("deit3", VisionTransformer, r"blocks\.0\.gamma_1", vit.deit3_scheme),
     Family("timm", VisionTransformer, "", vit.scheme),
     Family("timm", LeViT, r"stem\.conv1\..*", levit.timm_scheme),
@@ -61,6 +70,8 @@ def find_family(model: nnx.Module, name: str | None, names: Iterable[str] = ()) 
     known = families_of(model)
     if name is None:
         names = list(names)
+        if not names:
+            return next((f for f in known if f.natural(model)), known[-1])
         marked = (f for f in known if f.mark and any(re.fullmatch(f.mark, n) for n in names))
         return next(marked, known[-1])
     for family in known:

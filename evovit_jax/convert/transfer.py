@@ -10,6 +10,9 @@ from flax import nnx
 from evovit_jax.convert.links import Link, Scheme, Tensors, check_same, some, variables
 from evovit_jax.errors import UserError
 
+# Settings of a reducer that belong to the weights: other values make another network.
+TRAINED_SETTINGS = ("representative_token",)
+
 
 def read_into(
     model: nnx.Module, tensors: Tensors, scheme: Scheme, *, allow_missing: bool | str = False

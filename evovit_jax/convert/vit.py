@@ -17,6 +17,7 @@ from evovit_jax.convert.links import (
     substitute,
     variables,
 )
+from evovit_jax.convert.reducers import reducer_link
 from evovit_jax.models.layers import resize_positions
 
 # Official DeiT-III checkpoints have their own names for LayerScale.
@@ -38,7 +39,11 @@ def links(model: nnx.Module, renames: Iterable[tuple[str, str]] = ()) -> tuple[L
     config = model.config
     renames = (*renames, *reducers.renames(model))
     found = []
-    for path, variable in variables(model).items():
+    held = variables(model)
+    for path, variable in held.items():
+        if path.startswith("reducer/"):
+            found.append(reducer_link(path, variable.shape, set(held)))
+            continue
         name = substitute(path.replace("/", "."), renames)
         link = default_link(path, variable.shape, name)
         if path == "patch_embed/proj/kernel" and len(variable.shape) == 2:

@@ -1,0 +1,260 @@
+"""Reads PyTorch's `.pth` files without PyTorch, and without running what a pickle may hold.
+
+A pickle names the functions that rebuild its objects. Here only a short list of names is known,
+each to something harmless of this file; any other name is refused before anything is called.
+Both formats are read: the zip archive (since PyTorch 1.6), and the stream of pickles before it.
+"""
+
+import collections
+import io
+import math
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from evovit_jax.errors import UserError
+
+STORAGES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_PROTOCOL = 1001
+
+
+class Opaque:
+    """Stands for an object that is not needed, such as the `args` of a training run."""
+
+    def __init__(self, *arguments: Any):
+        del arguments
+
+    def __setstate__(self, state: Any) -> None:
+        del state
+
+
+class Storage:
+    """Where tensors lie: their dtype, and their bytes once these are known."""
+
+    def __init__(self, dtype: Any, count: int):
+        self.dtype, self.count = np.dtype(dtype), count
+        self.data: np.ndarray | None = None
+
+    def fill(self, data: bytes) -> None:
+        """Takes the bytes.
+
+        Raises:
+          UserError: if there are fewer than there must be.
+        """
+        if self.count < 0 or len(data) < self.count * self.dtype.itemsize:
+            raise UserError(
+                f"a storage has {len(data)} bytes instead of {self.count * self.dtype.itemsize}"
+            )
+        self.data = np.frombuffer(data, self.dtype, self.count)
+
+
+class Tensor:
+    """A view of a storage, as PyTorch pickles it."""
+
+    def __init__(
+        self, storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any
+    ):
+        del rest  # whether it needs a gradient, hooks, metadata
+        numbers = (offset, *size, *stride)
+        if (
+            not isinstance(storage, Storage)
+            or not all(type(n) is int and n >= 0 for n in numbers)
+            or len(size) != len(stride)
+        ):
+            raise pickle.UnpicklingError("a tensor is not made of a storage, a size and strides")
+        self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
+
+    def array(self) -> np.ndarray:
+        """A copy of the values.
+
+        Raises:
+          UserError: if it reaches beyond its storage.
+        """
+        data = self.storage.data
+        if 0 in self.size:
+            return np.zeros(self.size, self.storage.dtype)
+        last = self.offset + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
+        if data is None or last >= len(data):
+            raise UserError("a tensor reaches beyond the end of its storage")
+        if math.prod(self.size) > len(data):  # strides of 0 could ask for any size
+            raise UserError("a tensor has more values than its storage")
+        strides = [s * data.itemsize for s in self.stride]
+        return np.lib.stride_tricks.as_strided(data[self.offset :], self.size, strides).copy()
+
+
+def _parameter(data: Any, *rest: Any) -> Any:
+    del rest
+    return data
+
+
+def _plain_dict(*factory: Any) -> dict:
+    del factory
+    return {}
+
+
+# What a checkpoint may name. Values are of this file, Python's plain containers, or a dtype.
+KNOWN: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("collections", "defaultdict"): _plain_dict,
+    ("builtins", "dict"): dict,
+    ("__builtin__", "dict"): dict,
+    ("torch", "Size"): tuple,
+    ("torch", "device"): Opaque,
+    ("torch._utils", "_rebuild_tensor"): Tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): Tensor,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch.nn.parameter", "Parameter"): _parameter,
+    ("argparse", "Namespace"): Opaque,
+    ("pathlib", "PosixPath"): Opaque,
+    ("omegaconf.dictconfig", "DictConfig"): Opaque,
+    ("numpy", "dtype"): Opaque,
+    ("numpy.core.multiarray", "scalar"): Opaque,
+    ("numpy._core.multiarray", "scalar"): Opaque,
+    ("_codecs", "encode"): Opaque,
+}
+KNOWN |= {("torch", name): np.dtype(dtype) for name, dtype in STORAGES.items()}
+KNOWN |= {
+    ("torch", name): Opaque
+    for name in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows nothing but `KNOWN`."""
+
+    def __init__(self, file: BinaryIO, find_storage: Callable[[tuple], Any]):
+        super().__init__(file, encoding="utf-8")
+        self._find_storage = find_storage
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in KNOWN:
+            raise UserError(
+                f"it names {module}.{name}, which weights have no need of: refused, since "
+                "loading it could run code"
+            )
+        return KNOWN[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        return self._find_storage(pid)
+
+
+def _describe_storage(pid: Any) -> tuple[np.dtype, str, int]:
+    """(dtype, key, count) of a persistent id ('storage', type, key, location, count, ...)."""
+    valid = isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"
+    if not valid or not isinstance(pid[1], np.dtype) or type(pid[4]) is not int:
+        raise pickle.UnpicklingError("a reference is not to a storage")
+    return pid[1], str(pid[2]), pid[4]
+
+
+def read_pth(path: str) -> Any:
+    """The object that a `.pth` file holds, its tensors as NumPy arrays.
+
+    Raises:
+      UserError: the file is damaged, of no known format, or wants more than tensors.
+    """
+    try:
+        with open(path, "rb") as file:
+            if zipfile.is_zipfile(file):
+                found = _read_zip(file)
+            else:
+                file.seek(0)
+                found = _read_legacy(file)
+            return _as_arrays(found)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path} is damaged (nested too deeply)") from None
+    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, struct.error) as error:
+        raise UserError(f"{path} is damaged or no PyTorch file ({_short(error)})") from None
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError) as error:
+        raise UserError(f"{path} is damaged ({_short(error)})") from None
+    except (MemoryError, OverflowError):
+        raise UserError(f"{path} is damaged (an impossible size)") from None
+
+
+def _short(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:120]
+
+
+def _read_zip(file: BinaryIO) -> Any:
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        pickles = [name for name in names if name.rsplit("/", 1)[-1] == "data.pkl"]
+        if len(pickles) != 1:
+            raise UserError("it is a zip archive, but not one that PyTorch wrote")
+        if any(name.rpartition("/")[0].endswith("/code") for name in names):
+            raise UserError("it is a TorchScript program, not weights; save its state_dict()")
+        root = pickles[0][: -len("data.pkl")]
+        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+            raise UserError("it was written on a big-endian machine")
+        storages: dict[str, Storage] = {}
+
+        def find(pid: Any) -> Storage:
+            dtype, key, count = _describe_storage(pid)
+            if key not in storages:
+                storages[key] = Storage(dtype, count)
+                info = archive.getinfo(f"{root}data/{key}")
+                if info.compress_type != zipfile.ZIP_STORED:
+                    raise UserError("its tensors are compressed, which PyTorch never does")
+                storages[key].fill(archive.read(info))
+            return storages[key]
+
+        return _Unpickler(io.BytesIO(archive.read(pickles[0])), find).load()
+
+
+def _read_legacy(file: BinaryIO) -> Any:
+    def refuse(pid: Any) -> Any:
+        raise pickle.UnpicklingError("a storage where there is none")
+
+    storages: dict[str, Storage] = {}
+
+    def find(pid: Any) -> Storage:
+        dtype, key, count = _describe_storage(pid)
+        if len(pid) > 5 and pid[5] is not None:
+            raise UserError("it has views of storages, as only PyTorch before 0.4 wrote them")
+        return storages.setdefault(key, Storage(dtype, count))
+
+    if _Unpickler(file, refuse).load() != LEGACY_MAGIC:
+        raise UserError("it is no file of torch.save")
+    if _Unpickler(file, refuse).load() != LEGACY_PROTOCOL:
+        raise UserError("its format is unknown")
+    system = _Unpickler(file, refuse).load()
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise UserError("it was written on a big-endian machine")
+    found = _Unpickler(file, find).load()
+    for key in _Unpickler(file, refuse).load():
+        (count,) = struct.unpack("<q", file.read(8))
+        storage = storages[key]
+        if count != storage.count:
+            raise UserError(f"a storage has {count} values instead of {storage.count}")
+        storage.fill(file.read(max(0, count) * storage.dtype.itemsize))
+    return found
+
+
+def _as_arrays(value: Any) -> Any:
+    """`value` with an array for each tensor, through dicts and lists."""
+    if isinstance(value, Tensor):
+        return value.array()
+    if isinstance(value, dict):
+        return {key: _as_arrays(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_arrays(item) for item in value]
+    return value
