@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
-from PIL import Image
 
 from evovit_jax.convert import load_weights
-from evovit_jax.data import decode, transforms
+from evovit_jax.data import transforms
+from evovit_jax.data.decode import Picture
 from evovit_jax.errors import UserError
 from evovit_jax.models import EvalTransform, create_model, model_entry
 from evovit_jax.reduction import describe
@@ -44,12 +44,16 @@ class Prepared:
     transform: EvalTransform
     notes: tuple[str, ...] = ()
 
-    def crop(self, image: Image.Image) -> UInt8[np.ndarray, "s s 3"]:
-        """The part of an opened image that the model sees."""
+    def crop(self, picture: Picture) -> UInt8[np.ndarray, "s s 3"]:
+        """The part of an opened image that the model sees.
+
+        Raises:
+          UnreadableImage: it cannot be decoded.
+        """
         transform = self.transform
         resample = transforms.interpolation(transform.interpolation)
         image = transforms.resize_center_crop(
-            decode.load(image), transform.resize, transform.image_size, resample
+            picture.whole(), transform.resize, transform.image_size, resample
         )
         return np.asarray(image.convert("RGB"))
 

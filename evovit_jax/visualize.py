@@ -13,12 +13,11 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image
 from tqdm import tqdm
 
 from evovit_jax import prepared as prepared_lib
 from evovit_jax import token_pictures
-from evovit_jax.data import decode
+from evovit_jax.data.decode import Picture, UnreadableImage, open_image
 from evovit_jax.data.source import open_source
 from evovit_jax.errors import UserError, run_command
 from evovit_jax.prepared import Prepared
@@ -37,7 +36,7 @@ def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def named_images(flags: argparse.Namespace) -> Iterator[tuple[str, Image.Image]]:
+def named_pictures(flags: argparse.Namespace) -> Iterator[tuple[str, Picture]]:
     """The images that the flags ask for, opened, with a name for each one's picture.
 
     Raises:
@@ -49,18 +48,17 @@ def named_images(flags: argparse.Namespace) -> Iterator[tuple[str, Image.Image]]
     for file in flags.images:
         path = pathlib.Path(file)
         try:
-            stored = path.read_bytes()
-            image = decode.load(decode.open_image(stored))
-        except (OSError, decode.UnreadableImage) as error:
+            picture = open_image(path.read_bytes())
+        except (OSError, UnreadableImage) as error:
             raise UserError(f"cannot read image {file}: {error}") from None
         seen = names[path.stem] = names.get(path.stem, 0) + 1
-        yield (path.stem if seen == 1 else f"{path.stem}_{seen}"), image
+        yield (path.stem if seen == 1 else f"{path.stem}_{seen}"), picture
     if flags.data:
         source = open_source(flags.data, "test", flags.data_dir)
         for i in range(min(flags.count, len(source))):
             example = source[i]
             label = source.class_names[example["label"]]
-            yield f"{i:05d}_{label}", decode.open_image(example["image"])
+            yield f"{i:05d}_{label}", open_image(example["image"])
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -82,9 +80,16 @@ def token_maps(
     return np.asarray(classes), [np.asarray(token_map) for token_map in maps[:-1]]
 
 
-def draw(prepared: Prepared, name: str, image: Image.Image, folder: pathlib.Path) -> pathlib.Path:
-    """Writes the picture of one image; returns its path."""
-    crop = prepared.crop(image)
+def draw(prepared: Prepared, name: str, picture: Picture, folder: pathlib.Path) -> pathlib.Path:
+    """Writes the picture of one image; returns its path.
+
+    Raises:
+      UserError: the image cannot be decoded.
+    """
+    try:
+        crop = prepared.crop(picture)
+    except UnreadableImage as error:
+        raise UserError(f"cannot read image {name}: {error}") from None
     classes, maps = token_maps(prepared, crop[None])
     model = prepared.model
     shown = token_pictures.panels(
@@ -112,8 +117,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         raise UserError(f"cannot write to --output={flags.output}: {error.strerror}") from None
     total = len(flags.images) or flags.count
-    images = tqdm(named_images(flags), total=total, desc="visualize", unit="image")
-    paths = [str(draw(prepared, name, image, folder)) for name, image in images]
+    pictures = tqdm(named_pictures(flags), total=total, desc="visualize", unit="image")
+    paths = [str(draw(prepared, name, picture, folder)) for name, picture in pictures]
     print(f"{len(paths)} pictures in {folder}")
     if flags.json:
         print(json.dumps({"model": prepared.name, "pictures": paths}))
