@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from evovit_jax.convert.links import Link, Scheme, default_link, square_side, variables
+from evovit_jax.convert.links import LEAVES, Link, Scheme, default_link, square_side, variables
 from evovit_jax.models.levit_layers import STRIDE, bias_index, positions_for
 
 # What the parts of a module are called: {ours: theirs}.
@@ -92,7 +92,7 @@ def _scheme(
 
 
 def _name(path: str, places: Places, kind: str, folded: bool) -> str:
-    """The module of a variable there, without the leaf."""
+    """The name there of a variable."""
     module = path.rpartition("/")[0]
     prefix = next((p for p in places if module == p or module.startswith(p + "/")), "")
     rest = module[len(prefix) :].strip("/").split("/")
@@ -103,7 +103,7 @@ def _name(path: str, places: Places, kind: str, folded: bool) -> str:
         parts = parts | {"conv": "", "linear": ""}
     leaf = path.rpartition("/")[2]
     names = [places.get(prefix, ""), *(parts.get(part, part) for part in rest)]
-    return ".".join(filter(None, [*names, parts.get(leaf, leaf)]))
+    return ".".join(filter(None, [*names, parts.get(leaf, LEAVES.get(leaf, leaf))]))
 
 
 def _official_places(model: nnx.Module) -> Places:

@@ -142,19 +142,23 @@ def variables(model: nnx.Module) -> dict[str, nnx.Variable]:
     return {"/".join(map(str, path)): v for path, v in nnx.to_flat_state(nnx.state(model))}
 
 
+def torch_name(path: str) -> str:
+    """The name of a variable's tensor if all modules have the same names on both sides."""
+    *modules, leaf = path.split("/")
+    return ".".join([*modules, LEAVES.get(leaf, leaf)])
+
+
 def default_link(path: str, shape: tuple[int, ...], name: str | None = None) -> Link:
     """The link of a variable that is one tensor.
 
     Args:
       path: of the variable.
       shape: of the variable; its rank tells a linear map from a convolution.
-      name: of the tensor if it is not `path`, with our leaf (`kernel`, `scale`, ...).
+      name: of the tensor; None if all modules have the same names on both sides.
     """
-    parent, _, leaf = (path.replace("/", ".") if name is None else name).rpartition(".")
-    theirs = LEAVES.get(leaf, leaf)
+    leaf = path.rpartition("/")[2]
     layout = {2: LINEAR, 4: CONV}[len(shape)] if leaf == "kernel" else PLAIN
-    name = f"{parent}.{theirs}" if parent else theirs
-    return Link(path, (name,), layout, shares=(1,), optional=leaf == "count")
+    return Link(path, (name or torch_name(path),), layout, optional=leaf == "count")
 
 
 def substitute(name: str, renames: Iterable[tuple[str, str]]) -> str:

@@ -1,30 +1,32 @@
-"""What the parameters of token reductions are called in their official code.
+"""The names of reducers' parameters in the published checkpoints (DynamicViT, TokenReduction)."""
 
-DynamicViT's predictors are `score_predictor.*`; the token-reduction study (Haurum et al., 2023)
-has `cluster_layers.*` in every method with parameters.
-"""
+from flax import nnx
 
-from evovit_jax.convert.links import Link, default_link, substitute
+Renames = tuple[tuple[str, str], ...]
 
-RENAMES = (
-    (r"reducer\.score_predictor\.(\d+)\.norm\.(.*)", r"score_predictor.\1.in_conv.0.\2"),
-    (r"reducer\.score_predictor\.(\d+)\.embed\.(.*)", r"score_predictor.\1.in_conv.1.\2"),
-    (r"reducer\.score_predictor\.(\d+)\.score\.0\.(.*)", r"score_predictor.\1.out_conv.0.\2"),
-    (r"reducer\.score_predictor\.(\d+)\.score\.1\.(.*)", r"score_predictor.\1.out_conv.2.\2"),
-    (r"reducer\.score_predictor\.(\d+)\.score\.2\.(.*)", r"score_predictor.\1.out_conv.4.\2"),
-    (r"reducer\.(.*)", r"\1"),
-)
-# SiT's module is a sequence there, with a factor of its own beside it.
-SIT = {"norm": "weight.0", "fc1": "weight.1", "fc2": "weight.3"}
+_PREDICTOR = r"reducer\.(score_predictor\.\d+)"
+_LAYER = r"reducer\.(cluster_layers\.\d+)"
+
+# (pattern, replacement) of the whole name, by the reducer's class; without a row, and for what no
+# pattern names, the name here is the name there.
+RENAMES: dict[str, Renames] = {
+    "DynamicViT": (
+        (rf"{_PREDICTOR}\.norm\.(.*)", r"\1.in_conv.0.\2"),
+        (rf"{_PREDICTOR}\.embed\.(.*)", r"\1.in_conv.1.\2"),
+        (rf"{_PREDICTOR}\.score\.0\.(.*)", r"\1.out_conv.0.\2"),
+        (rf"{_PREDICTOR}\.score\.1\.(.*)", r"\1.out_conv.2.\2"),
+        (rf"{_PREDICTOR}\.score\.2\.(.*)", r"\1.out_conv.4.\2"),
+    ),
+    "SiT": (
+        (rf"{_LAYER}\.weight", r"\1.scale"),
+        (rf"{_LAYER}\.norm\.(.*)", r"\1.weight.0.\2"),
+        (rf"{_LAYER}\.fc1\.(.*)", r"\1.weight.1.\2"),
+        (rf"{_LAYER}\.fc2\.(.*)", r"\1.weight.3.\2"),
+    ),
+}
 
 
-def reducer_link(path: str, shape: tuple[int, ...], all_paths: set[str]) -> Link:
-    """The link of a reducer's variable `path`, one of `all_paths`."""
-    parts = path.split("/")
-    layer = "/".join(parts[:3])
-    if parts[1] == "cluster_layers" and f"{layer}/fc1/kernel" in all_paths:
-        index, part = parts[2], parts[3]
-        if part == "scale":
-            return Link(path, (f"cluster_layers.{index}.scale",))
-        return default_link(path, shape, f"cluster_layers.{index}.{SIT[part]}.{parts[-1]}")
-    return default_link(path, shape, substitute(path.replace("/", "."), RENAMES))
+def renames(model: nnx.Module) -> Renames:
+    """How the parameters of a model's reducer are called in PyTorch."""
+    kind = type(getattr(model, "reducer", None)).__name__
+    return (*RENAMES.get(kind, ()), (r"reducer\.(.*)", r"\1"))

@@ -15,9 +15,9 @@ from evovit_jax.convert.links import (
     as_convolution,
     default_link,
     substitute,
+    torch_name,
     variables,
 )
-from evovit_jax.convert.reducers import reducer_link
 from evovit_jax.models.layers import resize_positions
 
 # Official DeiT-III checkpoints have their own names for LayerScale.
@@ -39,12 +39,8 @@ def links(model: nnx.Module, renames: Iterable[tuple[str, str]] = ()) -> tuple[L
     config = model.config
     renames = (*renames, *reducers.renames(model))
     found = []
-    held = variables(model)
-    for path, variable in held.items():
-        if path.startswith("reducer/"):
-            found.append(reducer_link(path, variable.shape, set(held)))
-            continue
-        name = substitute(path.replace("/", "."), renames)
+    for path, variable in variables(model).items():
+        name = substitute(torch_name(path), renames)
         link = default_link(path, variable.shape, name)
         if path == "patch_embed/proj/kernel" and len(variable.shape) == 2:
             layout = as_convolution(config.patch_size, config.in_channels)
