@@ -141,6 +141,7 @@ class LeViT(nnx.Module):
             grid=self.grid,
             prefix=self.prefix,
             stage_depths=config.depth,
+            key_dim=config.key_dim,
         )
         self.reducer = create_reducer(reduction, backbone, rngs=rngs)
 
