@@ -8,6 +8,7 @@ from PIL import Image
 
 from evovit_jax.data import randaugment, transforms
 from evovit_jax.data.decode import Picture
+from evovit_jax.data.resize import PILLOW, interpolation
 from evovit_jax.data.three_augment import three_augment
 from evovit_jax.errors import UserError, suggestion
 
@@ -24,50 +25,52 @@ class TrainTransform:
             raise UserError(
                 f"augment.crop={augment.crop!r}: {suggestion(augment.crop, transforms.CROPS)}"
             )
-        self._augment = augment.to_dict()
-        self._size = config.model.image_size
-        names = (
-            ("bilinear", "bicubic")
-            if augment.interpolation == "random"
-            else (augment.interpolation,)
-        )
-        self._resamples = [transforms.interpolation(name) for name in names]
-        self._eval = EvalTransform(config)
         if augment.randaugment and augment.three_augment:
             raise UserError("augment.randaugment and augment.three_augment: choose one of the two")
+        self._augment = augment.to_dict()
+        self.size = config.model.image_size
+        if augment.interpolation == "random":  # timm's, either for each image
+            self._filters = ["bilinear", "bicubic"]
+        else:
+            self._filters = [interpolation(augment.interpolation)]
+        self._eval = EvalTransform(config)
         self._randaugment = randaugment.parse(augment.randaugment) if augment.randaugment else None
         self._fill = tuple(min(255, round(255 * value)) for value in config.mean)
+        self._colors = bool(
+            augment.randaugment or augment.three_augment or augment.color_jitter > 0
+        )
 
     def __call__(self, picture: Picture, rng: random.Random) -> np.ndarray:
-        image = self._crop(picture, rng, self._resample(rng))
+        pixels = self._crop(picture, rng, self._filter(rng))
         if rng.random() < self._augment["flip"]:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        image = image.convert("RGB") if image.mode != "RGB" else image
-        image = self._color(image, rng)
-        return np.asarray(image)
+            pixels = pixels[:, ::-1]
+        pixels = _three_channels(pixels)
+        if self._colors:
+            pixels = np.asarray(self._color(Image.fromarray(pixels), rng))
+        return pixels
 
-    def _resample(self, rng: random.Random) -> Image.Resampling:
-        return self._resamples[0] if len(self._resamples) == 1 else rng.choice(self._resamples)
+    def _filter(self, rng: random.Random) -> str:
+        return self._filters[0] if len(self._filters) == 1 else rng.choice(self._filters)
 
-    def _crop(
-        self, picture: Picture, rng: random.Random, resample: Image.Resampling
-    ) -> Image.Image:
-        augment, size = self._augment, self._size
+    def _crop(self, picture: Picture, rng: random.Random, filter_name: str) -> np.ndarray:
+        augment, size = self._augment, self.size
         if augment["crop"] == "rrc":
             return transforms.random_resized_crop(
-                picture, rng, size, augment["scale"], augment["ratio"], resample
+                picture, rng, size, augment["scale"], augment["ratio"], filter_name
             )
         if augment["crop"] == "none":
             return self._eval.crop(picture)
-        image = picture.whole()
+        pixels, pad = picture.whole(), augment["pad"]
         if augment["crop"] == "shift":
-            return transforms.random_shift(image, rng, size, augment["pad"], resample)
-        image = transforms.resize_center_crop(image, size, size, resample)
-        return transforms.pad_crop(image, rng, size, augment["pad"])
+            return transforms.random_shift(pixels, rng, size, pad, filter_name)
+        if augment["crop"] == "src":
+            return transforms.simple_random_crop(pixels, rng, size, pad, filter_name)
+        pixels = transforms.resize_center_crop(pixels, size, size, filter_name)
+        return transforms.pad_crop(pixels, rng, pad)
 
     def _color(self, image: Image.Image, rng: random.Random) -> Image.Image:
         if self._randaugment is not None:  # as in timm, without colour jitter
-            drawing = randaugment.Drawing(self._fill, self._resample(rng))
+            drawing = randaugment.Drawing(self._fill, PILLOW[self._filter(rng)])
             return self._randaugment(image, rng, drawing)
         if self._augment["three_augment"]:
             image = three_augment(image, rng)
@@ -81,16 +84,20 @@ class EvalTransform:
 
     def __init__(self, config: ConfigDict):
         fields = config.eval_transform
-        self._size = config.model.image_size
-        self._resize = fields.resize or int(self._size / fields.crop_fraction)
-        self._resample = transforms.interpolation(fields.interpolation)
+        self.size = config.model.image_size
+        self._shorter = fields.resize or int(self.size / fields.crop_fraction)
+        self._filter = interpolation(fields.interpolation)
 
     def __call__(self, picture: Picture) -> np.ndarray:
-        image = self.crop(picture)
-        return np.asarray(image.convert("RGB") if image.mode != "RGB" else image)
+        return _three_channels(self.crop(picture))
 
-    def crop(self, picture: Picture) -> Image.Image:
-        """Decodes in full (what is measured must not depend on a JPEG's shortcuts) and crops."""
+    def crop(self, picture: Picture) -> np.ndarray:
+        """Decodes in full: what is measured must not depend on a JPEG's shortcuts."""
         return transforms.resize_center_crop(
-            picture.whole(), self._resize, self._size, self._resample
+            picture.whole(), self._shorter, self.size, self._filter
         )
+
+
+def _three_channels(pixels: np.ndarray) -> np.ndarray:
+    """[h w] or [h w 3] to [h w 3]."""
+    return np.broadcast_to(pixels[..., None], (*pixels.shape, 3)) if pixels.ndim == 2 else pixels

@@ -1,4 +1,4 @@
-"""Stored images to Pillow images, decoded no larger than what is used of them.
+"""Stored images to arrays, decoded no larger than what is used of them.
 
 JPEG files are decoded by simplejpeg (libjpeg-turbo, as Pillow's, to the same pixels): for a file
 of 299 pixels it takes 60 % of Pillow's time, for one of 32 pixels 15 %.
@@ -12,6 +12,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from evovit_jax.data.resize import resize
 from evovit_jax.data.source import Source
 
 # Images up to this side are kept decoded where the whole data set fits (see `SmallImages`).
@@ -28,17 +29,17 @@ class UnreadableImage(Exception):
 class Picture(Protocol):
     """An image that is not decoded yet. Its methods raise `UnreadableImage`.
 
-    Grey images stay grey ("L"), all others become "RGB", transparency dropped. As in torchvision's
+    Grey images are uint8 [h w], all others [h w 3], transparency dropped. As in torchvision's
     loaders the EXIF orientation is not applied.
     """
 
     size: tuple[int, int]  # width, height
 
-    def whole(self) -> Image.Image:
+    def whole(self) -> np.ndarray:
         """The image at its own size."""
         ...
 
-    def part(self, box: Box, size: int, resample: Image.Resampling) -> Image.Image:
+    def part(self, box: Box, size: int, filter_name: str) -> np.ndarray:
         """What is in the box, resized to size x size.
 
         A JPEG is decoded at 1/2, 1/4 or 1/8 where the box then still holds `size` pixels a side.
@@ -47,11 +48,13 @@ class Picture(Protocol):
 
 
 def open_image(stored: bytes | np.ndarray | Image.Image) -> Picture:
-    """Opens a file in memory, or wraps an array [h w] or [h w c] of uint8, or a Pillow image.
+    """Opens a file in memory, or wraps an array [h w], [h w 1] or [h w 3] of uint8.
 
     Raises:
         UnreadableImage: not an image.
     """
+    if isinstance(stored, np.ndarray):
+        return _Decoded(stored[..., 0] if stored.shape[2:] == (1,) else stored)
     if isinstance(stored, bytes) and stored[:2] == b"\xff\xd8":
         try:
             height, width, colors, _ = simplejpeg.decode_jpeg_header(stored)
@@ -59,41 +62,47 @@ def open_image(stored: bytes | np.ndarray | Image.Image) -> Picture:
             raise UnreadableImage(str(error)) from None
         if colors in ("YCbCr", "RGB", "Gray"):
             return _Jpeg(stored, (width, height), colors == "Gray")
-    return _Pillow(_open(stored))
+    return _Pillow(stored)
 
 
-def _open(stored: bytes | np.ndarray | Image.Image) -> Image.Image:
-    try:
-        if isinstance(stored, np.ndarray):
-            return Image.fromarray(stored[..., 0] if stored.shape[2:] == (1,) else stored)
-        return Image.open(io.BytesIO(stored)) if isinstance(stored, bytes) else stored
-    except UnidentifiedImageError:
-        raise UnreadableImage("not an image file") from None
-    except Exception as error:  # Pillow's formats raise many kinds on bytes that are none
-        raise UnreadableImage(str(error).partition("\n")[0]) from None
+class _Decoded:
+    """An array."""
+
+    def __init__(self, pixels: np.ndarray):
+        self._pixels = pixels
+        self.size = (pixels.shape[1], pixels.shape[0])
+
+    def whole(self) -> np.ndarray:
+        return self._pixels
+
+    def part(self, box: Box, size: int, filter_name: str) -> np.ndarray:
+        left, upper, right, lower = box
+        return resize(self._pixels[upper:lower, left:right], size, filter_name)
 
 
 class _Pillow:
     """Whatever Pillow reads."""
 
-    def __init__(self, image: Image.Image):
-        self._image = image
-        self.size = image.size
+    def __init__(self, stored: bytes | Image.Image):
+        try:
+            self._image = Image.open(io.BytesIO(stored)) if isinstance(stored, bytes) else stored
+        except UnidentifiedImageError:
+            raise UnreadableImage("not an image file") from None
+        except Exception as error:  # Pillow's formats raise many kinds on bytes that are none
+            raise UnreadableImage(str(error).partition("\n")[0]) from None
+        self.size = self._image.size
 
-    def whole(self) -> Image.Image:
+    def whole(self) -> np.ndarray:
         image = self._image
         try:
-            if image.mode in ("RGB", "L"):
-                image.load()
-                return image
             if image.mode == "P" and "transparency" in image.info:
                 image = image.convert("RGBA")
-            return image.convert("RGB")
+            return np.asarray(image if image.mode in ("RGB", "L") else image.convert("RGB"))
         except Exception as error:
             raise UnreadableImage(str(error).partition("\n")[0]) from None
 
-    def part(self, box: Box, size: int, resample: Image.Resampling) -> Image.Image:
-        return self.whole().crop(box).resize((size, size), resample)
+    def part(self, box: Box, size: int, filter_name: str) -> np.ndarray:
+        return _Decoded(self.whole()).part(box, size, filter_name)
 
 
 class _Jpeg:
@@ -101,38 +110,36 @@ class _Jpeg:
 
     def __init__(self, data: bytes, size: tuple[int, int], grey: bool):
         self._data = data
-        self._mode = "L" if grey else "RGB"
+        self._colors = "GRAY" if grey else "RGB"
         self.size = size
 
-    def whole(self) -> Image.Image:
-        return Image.fromarray(np.squeeze(self._decode(1)))
+    def whole(self) -> np.ndarray:
+        return self._decode(1)
 
-    def part(self, box: Box, size: int, resample: Image.Resampling) -> Image.Image:
+    def part(self, box: Box, size: int, filter_name: str) -> np.ndarray:
         shrink = min(box[2] - box[0], box[3] - box[1]) // size
         factor = max(f for f in (1, 2, 4, 8) if f <= max(1, shrink))
         pixels = self._decode(factor)
-        _, width, channels = pixels.shape
+        if factor == 1:
+            return _Decoded(pixels).part(box, size, filter_name)
         left, upper, right, lower = (edge / factor for edge in box)
         x, y = math.floor(left), math.floor(upper)
-        hull = (math.ceil(right) - x, math.ceil(lower) - y)
-        # Pillow copies the rows of the box out of the decoded image.
-        inside = pixels.reshape(-1)[(y * width + x) * channels :]
-        image = Image.frombuffer(self._mode, hull, inside, "raw", self._mode, width * channels, 1)
-        within = (left - x, upper - y, right - x, lower - y)
-        return image.resize((size, size), resample, box=within)
+        hull = pixels[y : math.ceil(lower), x : math.ceil(right)]
+        return resize(hull, size, filter_name, (left - x, upper - y, right - x, lower - y))
 
     def _decode(self, factor: int) -> np.ndarray:
-        """uint8 [h w c] at 1 / factor."""
+        """The image at 1 / factor."""
         try:
-            return simplejpeg.decode_jpeg(
+            pixels = simplejpeg.decode_jpeg(
                 self._data,
-                "GRAY" if self._mode == "L" else "RGB",
+                self._colors,
                 min_height=-(-self.size[1] // factor),
                 min_width=-(-self.size[0] // factor),
                 min_factor=factor,
             )
         except ValueError as error:
             raise UnreadableImage(str(error)) from None
+        return pixels[..., 0] if self._colors == "GRAY" else pixels
 
 
 class SmallImages:
@@ -161,7 +168,7 @@ class SmallImages:
         picture = open_image(example["image"])
         if max(picture.size) <= SMALL_SIDE:
             # The first time as every later time, so that what was read before changes nothing.
-            pixels = np.asarray(picture.whole())
+            pixels = picture.whole()
             picture = open_image(pixels)
             if pixels.nbytes * len(self._source) <= SMALL_BYTES:
                 self._kept[index] = (pixels, example["label"])

@@ -185,22 +185,16 @@ class _TrainBatches:
         positions = step * self._global_batch + self._places
         epochs, indices, views = self._sampler(positions)
         keys = example_keys(self._seed, epochs, indices, views)
-        rows = [
-            row
-            for chunk in self._pool.map(self._make, _chunks(indices), _chunks(keys))
-            for row in chunk
-        ]
-        images, labels, used = zip(*rows, strict=True)
-        return {
-            "image": np.stack(images),
-            "label": np.array(labels, np.int32),
-            "index": np.array(used, np.int64),
-        }
+        batch = _empty_batch(len(indices), self._transform.size)
+        batch["index"] = indices
 
-    def _make(self, indices: np.ndarray, keys: np.ndarray) -> list[tuple[np.ndarray, int, int]]:
-        return [
-            self._example(int(index), int(key)) for index, key in zip(indices, keys, strict=True)
-        ]
+        def fill(rows: np.ndarray) -> None:
+            for row in rows:
+                example = self._example(int(indices[row]), int(keys[row]))
+                batch["image"][row], batch["label"][row], batch["index"][row] = example
+
+        list(self._pool.map(fill, _chunks(np.arange(len(indices)))))
+        return batch
 
     def _example(self, index: int, key: int) -> tuple[np.ndarray, int, int]:
         """One row; the next readable image in the place of an unreadable one."""
@@ -211,6 +205,13 @@ class _TrainBatches:
             except UnreadableImage as error:
                 self._unreadable.add(index, error)
                 index = (index + 1) % len(self._images)
+
+
+def _empty_batch(rows: int, size: int) -> dict[str, np.ndarray]:
+    return {
+        "image": np.zeros((rows, size, size, 3), np.uint8),
+        "label": np.zeros(rows, np.int32),
+    }
 
 
 def _chunks(values: np.ndarray) -> list[np.ndarray]:
@@ -236,7 +237,6 @@ class EvalBatches:
         self.num_examples = len(source)
         self._images = SmallImages(source)
         self._transform = EvalTransform(config)
-        self._size = config.model.image_size
         self._unreadable = _Unreadable(source, config.data_limit_unreadable)
         self._pool = ThreadPoolExecutor(_threads(config), thread_name_prefix="evovit-eval")
         self._batch = local_batch_size
@@ -253,11 +253,8 @@ class EvalBatches:
     def __getitem__(self, step: int) -> dict[str, Any]:
         first = step * self._global_batch + self._first
         indices = np.arange(first, first + self._batch)
-        batch = {
-            "image": np.zeros((self._batch, self._size, self._size, 3), np.uint8),
-            "label": np.zeros(self._batch, np.int32),
-            "mask": np.zeros(self._batch, bool),
-        }
+        batch = _empty_batch(self._batch, self._transform.size)
+        batch["mask"] = np.zeros(self._batch, bool)
         real = np.arange(self._batch)[indices < self.num_examples]
         list(self._pool.map(lambda rows: self._fill(batch, first, rows), _chunks(real)))
         return batch

@@ -1,6 +1,7 @@
-"""Geometry and colour of one image, on the host with Pillow.
+"""Geometry and colour of one image, on the host.
 
 Random choices come from a `random.Random` that is seeded for the example; nothing else is random.
+Images are uint8 arrays [h w] (grey) or [h w 3].
 """
 
 import math
@@ -10,26 +11,9 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from evovit_jax.data.decode import Box, Picture
-from evovit_jax.errors import UserError, suggestion
+from evovit_jax.data.resize import PILLOW, resize
 
-INTERPOLATIONS = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "lanczos": Image.Resampling.LANCZOS,
-    "nearest": Image.Resampling.NEAREST,
-}
-CROPS = ("rrc", "pad", "shift", "none")
-
-
-def interpolation(name: str) -> Image.Resampling:
-    """Pillow's filter by its name.
-
-    Raises:
-        UserError: an unknown name.
-    """
-    if name not in INTERPOLATIONS:
-        raise UserError(f"interpolation {name!r}: {suggestion(name, tuple(INTERPOLATIONS))}")
-    return INTERPOLATIONS[name]
+CROPS = ("rrc", "src", "pad", "shift", "none")
 
 
 def random_box(
@@ -67,54 +51,73 @@ def random_resized_crop(
     size: int,
     scale: tuple[float, float],
     ratio: tuple[float, float],
-    resample: Image.Resampling,
-) -> Image.Image:
+    filter_name: str,
+) -> np.ndarray:
     """A random part of an image, resized to size x size."""
-    return picture.part(random_box(rng, *picture.size, scale, ratio), size, resample)
+    return picture.part(random_box(rng, *picture.size, scale, ratio), size, filter_name)
 
 
-def resize_center_crop(
-    image: Image.Image, resize: int, size: int, resample: Image.Resampling
-) -> Image.Image:
-    """Resizes the shorter side to `resize` and crops the centre, zeros where the image is smaller.
+def resize_center_crop(pixels: np.ndarray, shorter: int, size: int, filter_name: str) -> np.ndarray:
+    """Resizes the shorter side and crops the centre, zeros where the image is smaller.
 
-    Sizes and offsets are rounded as torchvision's Resize and CenterCrop round them.
+    By Pillow, with sizes and offsets rounded as torchvision's Resize and CenterCrop round them, so
+    that published weights meet the pixels that they were measured on.
     """
-    width, height = image.size
+    height, width = pixels.shape[:2]
+    if min(width, height) == shorter and (width, height) == (size, size):
+        return pixels
+    image = Image.fromarray(pixels)
     short = min(width, height)
-    if short != resize:
-        width, height = int(resize * width / short), int(resize * height / short)
-        image = image.resize((width, height), resample)
-    if (width, height) == (size, size):
-        return image
+    if short != shorter:
+        width, height = int(shorter * width / short), int(shorter * height / short)
+        image = image.resize((width, height), PILLOW[filter_name])
     left, upper = round((width - size) / 2), round((height - size) / 2)
-    return image.crop((left, upper, left + size, upper + size))
+    return np.asarray(image.crop((left, upper, left + size, upper + size)))
 
 
-def pad_crop(image: Image.Image, rng: random.Random, size: int, pad: int) -> Image.Image:
-    """Moves a size x size image by up to `pad` whole pixels; zeros come in from outside."""
-    left, upper = rng.randint(-pad, pad), rng.randint(-pad, pad)
-    return image.crop((left, upper, left + size, upper + size))
+def pad_crop(pixels: np.ndarray, rng: random.Random, pad: int) -> np.ndarray:
+    """Moves a square image by up to `pad` whole pixels; zeros come in from outside."""
+    size = pixels.shape[0]
+    x, y = rng.randint(0, 2 * pad), rng.randint(0, 2 * pad)
+    padded = np.pad(pixels, ((pad, pad),) * 2 + ((0, 0),) * (pixels.ndim - 2))
+    return padded[y : y + size, x : x + size]
+
+
+def simple_random_crop(
+    pixels: np.ndarray, rng: random.Random, size: int, pad: int, filter_name: str
+) -> np.ndarray:
+    """DeiT III's: the shorter side resized, then a random square of the image padded by `pad`.
+
+    Touvron et al. 2022 (https://arxiv.org/abs/2204.07118), section 3.1: nearly all of the image is
+    kept, where a random resized crop may leave out the object. The padding mirrors the image.
+    """
+    height, width = pixels.shape[:2]
+    short = min(height, width)
+    width, height = int(size * width / short), int(size * height / short)
+    image = Image.fromarray(pixels).resize((width, height), PILLOW[filter_name])
+    padding = ((pad, pad),) * 2 + ((0, 0),) * (pixels.ndim - 2)
+    padded = np.pad(np.asarray(image), padding, "reflect")
+    x, y = rng.randint(0, width + 2 * pad - size), rng.randint(0, height + 2 * pad - size)
+    return padded[y : y + size, x : x + size]
 
 
 def random_shift(
-    image: Image.Image, rng: random.Random, size: int, pad: float, resample: Image.Resampling
-) -> Image.Image:
+    pixels: np.ndarray, rng: random.Random, size: int, pad: float, filter_name: str
+) -> np.ndarray:
     """The centred square moved by up to `pad` pixels of the result, resized to size x size.
 
     The shift is not rounded to pixels: one resampling moves and resizes. Where the moved square
     leaves the image, the edge is repeated.
     """
-    width, height = image.size
+    height, width = pixels.shape[:2]
     side = min(width, height)
     reach = pad * side / size
     left = (width - side) / 2 + rng.uniform(-reach, reach)
     upper = (height - side) / 2 + rng.uniform(-reach, reach)
     margin = math.ceil(reach)
-    pixels = np.asarray(image)
     pixels = np.pad(pixels, ((margin, margin),) * 2 + ((0, 0),) * (pixels.ndim - 2), "edge")
-    box = (left + margin, upper + margin, left + margin + side, upper + margin + side)
-    return Image.fromarray(pixels).resize((size, size), resample, box=box)
+    left, upper = left + margin, upper + margin
+    return resize(pixels, size, filter_name, (left, upper, left + side, upper + side))
 
 
 def color_jitter(image: Image.Image, rng: random.Random, strength: float) -> Image.Image:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from evovit_jax.data import decode
+from evovit_jax.data.resize import resize
 
 BICUBIC = Image.Resampling.BICUBIC
 
@@ -34,8 +35,9 @@ def test_the_pixels_are_pillows(kind, mode):
     assert picture.size == (61, 47)
     whole = picture.whole()
     pillow = Image.open(io.BytesIO(data))
-    assert whole.mode == ("L" if pillow.mode == "L" else "RGB")
-    assert (np.asarray(whole) == np.asarray(pillow.convert(whole.mode))).all()
+    want = np.asarray(pillow if pillow.mode == "L" else pillow.convert("RGB"))
+    assert whole.shape == want.shape
+    assert (whole == want).all()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -43,9 +45,9 @@ def test_a_part_is_a_crop_and_a_resize(mode):
     image = photograph(100, 80).convert(mode)
     data = encoded(image)
     box = (13, 7, 90, 61)
-    want = Image.open(io.BytesIO(data)).crop(box).resize((50, 50), BICUBIC)
+    want = resize(np.asarray(Image.open(io.BytesIO(data)).crop(box)), 50, "bicubic")
     for stored in (data, np.asarray(Image.open(io.BytesIO(data)))):
-        got = decode.open_image(stored).part(box, 50, BICUBIC)
+        got = decode.open_image(stored).part(box, 50, "bicubic")
         assert (np.asarray(got) == np.asarray(want)).all()
 
 
@@ -62,7 +64,7 @@ def test_a_jpeg_is_decoded_as_small_as_the_part_allows(size, factor, monkeypatch
     monkeypatch.setattr(decode.simplejpeg, "decode_jpeg", record)
     data = encoded(photograph(), quality=95)
     box = (100, 0, 1300, 1200)
-    got = decode.open_image(data).part(box, size, BICUBIC)
+    got = decode.open_image(data).part(box, size, "bicubic")
     assert shapes == [(1200 // factor, 1600 // factor, 3)]
     want = photograph().crop(box).resize((size, size), BICUBIC)
     difference = np.abs(np.asarray(got, int) - np.asarray(want, int))
@@ -74,7 +76,7 @@ def test_a_shrunk_jpeg_keeps_the_place_of_its_box():
     # A box that is no multiple of the factor, in an image that is none either.
     image = photograph(1003, 805)
     box = (101, 55, 802, 756)
-    got = decode.open_image(encoded(image, quality=95)).part(box, 96, BICUBIC)
+    got = decode.open_image(encoded(image, quality=95)).part(box, 96, "bicubic")
     want = np.asarray(image.crop(box).resize((96, 96), BICUBIC), int)
     errors = [
         np.abs(np.roll(np.asarray(got, int), shift, axis) - want)[4:-4, 4:-4].mean()
@@ -100,13 +102,13 @@ def test_a_truncated_image(kind):
     with pytest.raises(decode.UnreadableImage):
         picture.whole()
     with pytest.raises(decode.UnreadableImage):
-        picture.part((0, 0, 100, 100), 32, BICUBIC)
+        picture.part((0, 0, 100, 100), 32, "bicubic")
 
 
 def test_transparency_is_dropped_without_a_warning():
     image = Image.new("P", (8, 8), 3)
     image.info["transparency"] = b"\x00" * 4
-    assert decode.open_image(image).whole().mode == "RGB"
+    assert decode.open_image(image).whole().shape == (8, 8, 3)
 
 
 class Counting:
@@ -138,7 +140,7 @@ def test_only_small_images_are_kept(side, reads):
     assert [label for _, label in seen] == [0, 1, 0]
     first, second = (np.asarray(seen[i][0].whole()) for i in (0, 2))
     assert (first == second).all()
-    parts = [np.asarray(seen[i][0].part((3, 3, 40, 40), 16, BICUBIC)) for i in (0, 2)]
+    parts = [np.asarray(seen[i][0].part((3, 3, 40, 40), 16, "bicubic")) for i in (0, 2)]
     assert (parts[0] == parts[1]).all()
 
 

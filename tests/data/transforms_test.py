@@ -10,6 +10,7 @@ from PIL import Image
 from evovit_jax.config import get_config
 from evovit_jax.data import decode, transforms
 from evovit_jax.data.augment import EvalTransform, TrainTransform
+from evovit_jax.data.resize import resize
 from evovit_jax.errors import UserError
 
 BICUBIC = Image.Resampling.BICUBIC
@@ -56,50 +57,62 @@ def test_box_of_an_extreme_image_is_centred(size, box):
 def test_a_whole_box_is_a_resize():
     image = picture(300, 200)
     got = transforms.random_resized_crop(
-        decode.open_image(image), random.Random(0), 64, (1.0, 1.0), (1.5, 1.5), BICUBIC
+        decode.open_image(image), random.Random(0), 64, (1.0, 1.0), (1.5, 1.5), "bicubic"
     )
-    assert (np.asarray(got) == np.asarray(image.resize((64, 64), BICUBIC))).all()
+    assert (got == resize(np.asarray(image), 64, "bicubic")).all()
 
 
 def test_resize_and_centre_crop_round_as_torchvision():
     image = picture(333, 250)
-    got = np.asarray(transforms.resize_center_crop(image, 256, 224, BICUBIC))
+    got = transforms.resize_center_crop(np.asarray(image), 256, 224, "bicubic")
     # int(256 * 333 / 250) = 340; offsets round(116 / 2), round(32 / 2)
     whole = np.asarray(image.resize((340, 256), BICUBIC))
     assert (got == whole[16:240, 58:282]).all()
 
 
 def test_a_small_image_is_padded_with_zeros_in_evaluation():
-    got = np.asarray(transforms.resize_center_crop(picture(20, 20), 20, 24, BICUBIC))
+    got = transforms.resize_center_crop(np.asarray(picture(20, 20)), 20, 24, "bicubic")
     assert got.shape == (24, 24, 3)
     assert (got[:2] == 0).all()
     assert (got[2:22, 2:22] == np.asarray(picture(20, 20))).all()
 
 
 def test_pad_crop_moves_whole_pixels():
-    image = picture(16, 16)
-    padded = np.pad(np.asarray(image), ((3, 3), (3, 3), (0, 0)))
+    image = np.asarray(picture(16, 16))
+    padded = np.pad(image, ((3, 3), (3, 3), (0, 0)))
     windows = {padded[y : y + 16, x : x + 16].tobytes() for y in range(7) for x in range(7)}
     rng = random.Random(0)
-    got = {transforms.pad_crop(image, rng, 16, 3).tobytes() for _ in range(500)}
+    got = {transforms.pad_crop(image, rng, 3).tobytes() for _ in range(500)}
     assert got == windows
 
 
 def test_random_shift_is_a_resize_when_it_does_not_move():
-    image = picture(8, 8)
-    got = transforms.random_shift(image, random.Random(0), 32, 0, BICUBIC)
-    assert (np.asarray(got) == np.asarray(image.resize((32, 32), BICUBIC))).all()
+    image = np.asarray(picture(8, 8))
+    got = transforms.random_shift(image, random.Random(0), 32, 0, "bicubic")
+    assert (got == resize(image, 32, "bicubic")).all()
 
 
 def test_random_shift_stays_within_its_pixels():
-    image = Image.fromarray(np.repeat(np.arange(0, 256, 8, dtype=np.uint8)[None], 32, 0))
+    image = np.repeat(np.arange(0, 256, 8, dtype=np.uint8)[None], 32, 0)
     rng = random.Random(0)
     middles = [
-        np.asarray(transforms.random_shift(image, rng, 32, 3, BICUBIC))[16, 16] / 8
-        for _ in range(300)
+        transforms.random_shift(image, rng, 32, 3, "bicubic")[16, 16] / 8 for _ in range(300)
     ]
     assert 13 <= min(middles) < 13.5
     assert 18.5 < max(middles) <= 19.1
+
+
+def test_simple_random_crop_keeps_nearly_everything():
+    image = np.asarray(picture(60, 40))
+    whole = np.asarray(picture(60, 40).resize((48, 32), BICUBIC))
+    padded = np.pad(whole, ((4, 4), (4, 4), (0, 0)), "reflect")
+    windows = {padded[y : y + 32, x : x + 32].tobytes() for y in range(9) for x in range(25)}
+    rng = random.Random(0)
+    got = {
+        transforms.simple_random_crop(image, rng, 32, 4, "bicubic").tobytes() for _ in range(1000)
+    }
+    assert got <= windows
+    assert len(got) > 180
 
 
 def test_color_jitter_keeps_grey_grey_and_strength_zero_changes_nothing():
@@ -120,7 +133,7 @@ def small_config(**augment):
     return config
 
 
-@pytest.mark.parametrize("crop", ["rrc", "pad", "shift", "none"])
+@pytest.mark.parametrize("crop", transforms.CROPS)
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "CMYK", "P", "1", "I;16"])
 def test_every_crop_takes_every_kind_of_image(crop, mode):
     transform = TrainTransform(small_config(crop=crop, interpolation="random", flip=0.5))
@@ -155,6 +168,6 @@ def test_evaluation_resizes_by_the_crop_fraction_unless_told():
 
 def test_unknown_names():
     with pytest.raises(UserError, match="did you mean 'rrc'"):
-        TrainTransform(small_config(crop="rcc"))
+        TrainTransform(small_config(crop="rrcc"))
     with pytest.raises(UserError, match="did you mean 'bicubic'"):
         TrainTransform(small_config(interpolation="cubic"))

@@ -1,0 +1,171 @@
+"""Images a second that the data pipeline makes, beside tf.data and PyTorch's DataLoader.
+
+What `python -m evovit_jax.benchmark --mode=data` runs. All pipelines read the same JPEG files and
+are measured in turns, a few seconds each, so that whatever else the machine does hits all of them.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from evovit_jax.data.source import Source, open_source
+from evovit_jax.errors import UserError, suggestion
+
+# Extra of this package -> its framework and the recipes that it can be measured with.
+PEERS = {
+    "tf": ("tf.data", ("crop",)),
+    "torch": ("torch DataLoader + timm", ("crop", "full", "full_uint8")),
+}
+# crop: decode, random resized crop, flip; full: RandAugment (and erasing, normalisation) as well.
+OWN = ("evovit_jax", ("crop", "full"))
+# Of a TFDS data set so many images are written out as files, which every pipeline can read.
+SAMPLE = 1000
+
+
+def run(
+    data: str,
+    *,
+    peers: Sequence[str] = (),
+    batch_size: int = 64,
+    image_size: int = 224,
+    cores: int = 0,
+    rounds: int = 5,
+    seconds: float = 4.0,
+    data_dir: str = "",
+) -> list[dict[str, Any]]:
+    """Measures the pipelines in turns.
+
+    Args:
+        data: `folder:PATH` or `tfds:NAME[:SPLIT]` of JPEG images; looped.
+        peers: "tf" and "torch", to measure these beside.
+        batch_size: images a batch.
+        image_size: pixels, height and width.
+        cores: threads or worker processes of each; 0 = the cores that this process may use.
+        rounds: measurements of each, interleaved.
+        seconds: of one measurement.
+        data_dir: where TFDS data sets lie.
+
+    Returns:
+        One row for each framework and recipe: `framework`, `mode` ("data"), `recipe`,
+        `batch_size`, `image_size`, `cores`, `images_per_second` (the median),
+        `images_per_second_per_core`, `spread` (largest less smallest, over the median) and
+        `ratio` (of this library to the framework, for the same recipe, the median over rounds).
+
+    Raises:
+        UserError: an unknown peer, or one that is not installed; data without JPEG files.
+    """
+    for peer in peers:
+        if peer not in PEERS:
+            raise UserError(f"unknown peer {peer!r}: {suggestion(peer, tuple(PEERS))}")
+    cores = cores or len(os.sched_getaffinity(0))
+    runners = [OWN, *(PEERS[peer] for peer in peers)]
+    with contextlib.ExitStack() as stack:
+        paths = stack.enter_context(_files(open_source(data, "train", data_dir)))
+        common = {"batch_size": batch_size, "image_size": image_size, "cores": cores}
+        children = {
+            (framework, recipe): stack.enter_context(
+                _child({**paths, **common, "framework": framework, "recipe": recipe})
+            )
+            for framework, recipes in runners
+            for recipe in recipes
+        }
+        rates: dict[tuple[str, str], list[float]] = {which: [] for which in children}
+        for _ in range(rounds):
+            for which, child in children.items():
+                rates[which].append(_measure(child, seconds))
+    return [_row(which, rates, common) for which in rates]
+
+
+def format_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| framework | recipe | images/s | a core | spread | evovit_jax over it |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['framework']} | {row['recipe']} | {row['images_per_second']:.0f} "
+            f"| {row['images_per_second_per_core']:.0f} | {row['spread']:.0%} "
+            f"| {row['ratio']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def _row(
+    which: tuple[str, str], rates: dict[tuple[str, str], list[float]], common: dict[str, Any]
+) -> dict[str, Any]:
+    framework, recipe = which
+    own = rates[OWN[0], recipe.removesuffix("_uint8")]
+    median = statistics.median(rates[which])
+    return {
+        "framework": framework,
+        "mode": "data",
+        "recipe": recipe,
+        **common,
+        "images_per_second": median,
+        "images_per_second_per_core": median / common["cores"],
+        "spread": (max(rates[which]) - min(rates[which])) / median,
+        "ratio": statistics.median(a / b for a, b in zip(own, rates[which], strict=True)),
+    }
+
+
+@contextlib.contextmanager
+def _files(source: Source) -> Iterator[dict[str, Any]]:
+    """JPEG files that every pipeline can read: {"data": folder:PATH, "paths": [...]}."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = []
+        for index in range(min(len(source), SAMPLE)):
+            stored = source[index]["image"]
+            if isinstance(stored, bytes) and stored[:2] == b"\xff\xd8":
+                path = pathlib.Path(folder) / "class" / f"{index:05}.jpg"
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(stored)
+                paths.append(str(path))
+        if not paths:
+            raise UserError(f"{source.name} holds no JPEG files, which the benchmark reads")
+        yield {"data": f"folder:{folder}", "paths": paths}
+
+
+@contextlib.contextmanager
+def _child(settings: dict[str, Any]) -> Iterator[subprocess.Popen]:
+    """A process that holds one pipeline, waiting to be measured."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "evovit_jax.data.peers", json.dumps(settings)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        _answer(process, settings["framework"])
+        yield process
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def _answer(process: subprocess.Popen, framework: str) -> dict[str, Any]:
+    line = process.stdout.readline()
+    if not line:
+        extra = next((peer for peer in PEERS if PEERS[peer][0] == framework), None)
+        needs = f" (needs pip install 'evovit_jax[{extra}]')" if extra else ""
+        raise UserError(f"the pipeline of {framework} ended without a result{needs}")
+    return json.loads(line)
+
+
+def _measure(process: subprocess.Popen, seconds: float) -> float:
+    process.stdin.write(f"{seconds}\n")
+    process.stdin.flush()
+    result = _answer(process, "a framework")
+    return result["images"] / result["seconds"]
