@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable
 
 from flax import nnx
 
-from evovit_jax.convert import evo_deit, levit, vit
+from evovit_jax.convert import evo_deit, google, levit, lvvit, regnet, vit
 from evovit_jax.convert.links import Scheme
 from evovit_jax.errors import UserError, suggestion
 from evovit_jax.models.levit import LeViT
+from evovit_jax.models.lvvit import LVViT
+from evovit_jax.models.regnet import RegNet
 from evovit_jax.models.vit import VisionTransformer
 
 
@@ -43,7 +45,11 @@ FAMILIES = (
         natural=lambda model: model.config.pool == "avg",
     ),
     Family("deit3", VisionTransformer, r"blocks\.0\.gamma_1", vit.deit3_scheme),
+    Family("google", VisionTransformer, r"Transformer/encoderblock_0/.*", google.scheme),
     Family("timm", VisionTransformer, "", vit.scheme),
+    Family("lvvit", LVViT, "", lvvit.scheme),
+    Family("pycls", RegNet, r"s1\.b1\.f\.a\.weight", regnet.pycls_scheme),
+    Family("timm", RegNet, "", regnet.timm_scheme),
     Family("timm", LeViT, r"stem\.conv1\..*", levit.timm_scheme),
     Family("levit", LeViT, "", levit.official_scheme),
 )

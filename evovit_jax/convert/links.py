@@ -63,10 +63,12 @@ class Link:
 
     Attributes:
       path: of the variable, "blocks/0/attn/qkv/kernel".
-      names: of the tensors; several lie one after another along PyTorch's first axis.
+      names: of the tensors; several lie one after another along `axis` of the layout there.
       layout: between the two sides.
       shares: relative sizes of several tensors; one number if they are equal.
       optional: whether a checkpoint may be without it (training heads, counters).
+      axis: along which several tensors lie one after another.
+      class_axis: of the tensor of a head, along which the classes are.
     """
 
     path: str
@@ -74,6 +76,8 @@ class Link:
     layout: Layout = PLAIN
     shares: tuple[int, ...] = (1,)
     optional: bool = False
+    axis: int = 0
+    class_axis: int = 0
 
     def shapes(self, ours: tuple[int, ...]) -> list[tuple[int, ...]]:
         """The shape of each tensor, for a variable of shape `ours`."""
@@ -81,12 +85,13 @@ class Link:
         if len(self.names) == 1:
             return [whole]
         shares = self.shares * len(self.names) if len(self.shares) == 1 else self.shares
-        unit = whole[0] // sum(shares)
-        return [(share * unit, *whole[1:]) for share in shares]
+        unit = whole[self.axis] // sum(shares)
+        before, after = whole[: self.axis], whole[self.axis + 1 :]
+        return [(*before, share * unit, *after) for share in shares]
 
     def read(self, tensors: Sequence[np.ndarray]) -> np.ndarray:
         """The variable's value."""
-        whole = tensors[0] if len(tensors) == 1 else np.concatenate(tensors, axis=0)
+        whole = tensors[0] if len(tensors) == 1 else np.concatenate(tensors, self.axis)
         return np.asarray(self.layout.from_torch(whole), order="C")
 
     def write(self, value: np.ndarray) -> Tensors:
@@ -95,8 +100,8 @@ class Link:
         if len(self.names) == 1:
             parts = [whole]
         else:
-            ends = np.cumsum([shape[0] for shape in self.shapes(value.shape)])
-            parts = np.split(whole, ends[:-1])
+            ends = np.cumsum([shape[self.axis] for shape in self.shapes(value.shape)])
+            parts = np.split(whole, ends[:-1], self.axis)
         return {
             name: np.asarray(part, order="C") for name, part in zip(self.names, parts, strict=True)
         }

@@ -107,7 +107,7 @@ def _other_classes(tensors: Tensors, scheme: Scheme, held: dict) -> tuple[int, i
         is_linear = link.path.endswith(("kernel", "bias")) and "/bn/" not in link.path
         if re.fullmatch(scheme.heads, link.path) and is_linear and link.names[0] in tensors:
             value = tensors[link.names[0]]
-            sizes["file"].add(value.shape[0] if value.ndim else 0)
+            sizes["file"].add(value.shape[link.class_axis] if value.ndim else 0)
             sizes["model"].add(held[link.path].shape[-1])
     if sizes["file"] == sizes["model"] or not sizes["file"]:
         return None
@@ -119,9 +119,15 @@ def _other_classes(tensors: Tensors, scheme: Scheme, held: dict) -> tuple[int, i
 
 
 def _differs(link: Link, found: list[np.ndarray], shape: tuple[int, ...]) -> bool:
-    expected = link.shapes(shape)[0]
-    same_rest = found[0].shape[1:] == expected[1:]
-    return found[0].ndim == len(expected) and same_rest and found[0].shape != expected
+    """Whether a head's tensor differs from what the model needs in its number of classes only."""
+    value, expected = found[0].shape, link.shapes(shape)[0]
+    axis = link.class_axis
+    others = [list(size) for size in (value, expected)]
+    if len(value) != len(expected) or value == expected:
+        return False
+    for size in others:
+        del size[axis]
+    return others[0] == others[1]
 
 
 def _fit(

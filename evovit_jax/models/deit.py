@@ -43,6 +43,23 @@ MODELS = {
         weights=_FILES + "deit_base_patch16_384-8de9b5d1.pth",
     ),
 }
+# Distilled DeiT: top-1 and the file of the weights.
+_DISTILLED = {
+    ("tiny", 224): (74.5, "b40b3cf7"),
+    ("small", 224): (81.2, "649709d9"),
+    ("base", 224): (83.4, "df68dfff"),
+    ("base", 384): (85.2, "d0272ac0"),
+}
+MODELS |= {
+    f"deit_{size}_distilled_patch16_{image_size}": Entry(
+        VisionTransformer,
+        SIZES[size] | {"image_size": image_size, "distilled": True},
+        transform=EvalTransform() if image_size == 224 else AT_384,
+        top1=top1,
+        weights=f"{_FILES}deit_{size}_distilled_patch16_{image_size}-{digest}.pth",
+    )
+    for (size, image_size), (top1, digest) in _DISTILLED.items()
+}
 
 
 def _evo(size: str, image_size: int, top1: float | None) -> Entry:

@@ -268,8 +268,11 @@ class PatchEmbed(nnx.Module):
             )
         return height // self.patch_size, width // self.patch_size
 
-    def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b p d"]:
-        """Patch tokens in raster order."""
+    def __call__(
+        self, images: Float[Array, "b h w c"], *, train: bool = False
+    ) -> Float[Array, "b p d"]:
+        """Patch tokens in raster order; the same in training."""
+        del train
         b, height, width, c = images.shape
         rows, columns = self.grid(height, width)
         p = self.patch_size

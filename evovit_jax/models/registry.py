@@ -11,7 +11,7 @@ from flax import nnx
 from evovit_jax.errors import UserError, suggestion
 
 # Modules of this package with a table `MODELS: dict[str, Entry]`; one backbone a file.
-MODULES = ("deit", "levit")
+MODULES = ("augreg", "deit", "deit3", "levit", "lvvit", "regnet")
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -40,6 +40,7 @@ class ViTConfig:
       init_values: LayerScale's initial value, None for no LayerScale.
       pool: "token" classifies the class token; "avg" the mean of the patch tokens, and the class
         token has an auxiliary head in training (Evo-ViT).
+      skip_lam: what residual branches are divided by (LV-ViT).
       drop_path_rate: stochastic depth of the last block; it rises linearly from 0 at the first.
       norm_eps: epsilon of every LayerNorm.
       dtype: compute dtype of matmuls; parameters, scores, softmax and logits stay float32.
@@ -60,6 +61,7 @@ class ViTConfig:
     class_position: bool = True
     init_values: float | None = None
     pool: str = "token"
+    skip_lam: float = 1.0
     drop_path_rate: float = 0.0
     norm_eps: float = 1e-6
     dtype: str = "float32"
@@ -109,9 +111,7 @@ class VisionTransformer(nnx.Module):
         def norm() -> LayerNorm:
             return LayerNorm(dim, epsilon=config.norm_eps, dtype=dtype, rngs=rngs)
 
-        self.patch_embed = PatchEmbed(
-            config.patch_size, config.in_channels, dim, dtype=dtype, rngs=rngs
-        )
+        self.patch_embed = self._patch_embed(rngs)
         self.cls_token = nnx.Param(truncated_normal(rngs.params(), (1, 1, dim)))
         if config.distilled:
             self.dist_token = nnx.Param(truncated_normal(rngs.params(), (1, 1, dim)))
@@ -133,6 +133,12 @@ class VisionTransformer(nnx.Module):
         )
         self.reducer = create_reducer(reduction, backbone, rngs=rngs)
 
+    def _patch_embed(self, rngs: nnx.Rngs) -> nnx.Module:
+        c = self.config
+        return PatchEmbed(
+            c.patch_size, c.in_channels, c.embed_dim, dtype=jnp.dtype(c.dtype), rngs=rngs
+        )
+
     def _block(self, i: int, rngs: nnx.Rngs) -> Block:
         c = self.config
         return Block(
@@ -142,6 +148,7 @@ class VisionTransformer(nnx.Module):
             qkv_bias=c.qkv_bias,
             drop_path_rate=c.drop_path_rate * i / max(1, c.depth - 1),
             init_values=c.init_values,
+            skip_lam=c.skip_lam,
             norm_eps=c.norm_eps,
             dtype=jnp.dtype(c.dtype),
             remat=c.remat,
@@ -149,11 +156,13 @@ class VisionTransformer(nnx.Module):
             rngs=rngs,
         )
 
-    def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
+    def embed(
+        self, images: Float[Array, "b h w c"], *, train: bool = False
+    ) -> Float[Array, "b n d"]:
         """Class and patch tokens with their positions, in the compute dtype."""
         dtype = jnp.dtype(self.config.dtype)
         grid = self.patch_embed.grid(*images.shape[1:3])
-        x = self.patch_embed(images.astype(dtype))
+        x = self.patch_embed(images.astype(dtype), train=train)
         in_positions = self.prefix if self.config.class_position else 0
         positions = self.pos_embed[...]
         patch_positions = resize_positions(positions[:, in_positions:], self.grid, grid)
@@ -183,9 +192,8 @@ class VisionTransformer(nnx.Module):
         """
         grid = self.patch_embed.grid(*images.shape[1:3])
         reducer = self.reducer.override(**(reduction or {}))
-        tokens = start_tokens(
-            self.embed(images), prefix=self.prefix, grid=grid, train=train, key=key
-        )
+        x = self.embed(images, train=train)
+        tokens = start_tokens(x, prefix=self.prefix, grid=grid, train=train, key=key)
         check = functools.partial(check_tokens, dim=self.config.embed_dim, inputs=tokens.x.shape[1])
         tokens = check(reducer.start(tokens))
         maps = []
@@ -197,30 +205,32 @@ class VisionTransformer(nnx.Module):
             tokens = block.feed_forward(i, tokens)
             tokens = check(reducer.after_block(i, tokens))
         tokens = check(reducer.finish(tokens))
-        logits, features, aux_logits = self._classify(tokens)
+        logits, features, aux_logits, aux = self._classify(tokens)
         return logits, Outputs(
             features=features,
             token_maps=(*maps, tokens.source),
             aux_logits=aux_logits if train else {},
             losses=reducer.losses(tokens) if train else {},
-            aux=reducer.aux(tokens),
+            aux={**aux, **reducer.aux(tokens)},
         )
 
-    def _classify(self, tokens: TokenSet) -> tuple[Array, Array, dict[str, Array]]:
-        """Logits `[b, k]`, normalised features `[b, n, d]`, auxiliary logits by name."""
+    def _classify(
+        self, tokens: TokenSet
+    ) -> tuple[Array, Array, dict[str, Array], dict[str, Array]]:
+        """Logits `[b, k]`, normalised features `[b, n, d]`, auxiliary logits and others by name."""
         config = self.config
         if config.pool == "avg":
             pooled = self.head(as_float32(self.norm(mean_of_patches(tokens))))
             on_class = self.head_cls(as_float32(self.norm_cls(tokens.x[:, 0])))
-            return pooled, self.norm(tokens.x), {"cls": on_class}
+            return pooled, self.norm(tokens.x), {"cls": on_class}, {}
         features = self.norm(tokens.x)
         logits = self.head(as_float32(features[:, 0]))
         if config.distilled:
             distilled = self.head_dist(as_float32(features[:, 1]))
             if not tokens.train:
                 logits = (logits + distilled) / 2
-            return logits, features, {"dist": distilled}
-        return logits, features, {}
+            return logits, features, {"dist": distilled}, {}
+        return logits, features, {}, {}
 
 
 def as_float32(x: Float[Array, "*n"]) -> Float[Array, "*n"]:

@@ -1,0 +1,141 @@
+"""LV-ViT (Jiang et al., 2021): a ViT with a convolutional stem and labels on every patch token.
+
+Its blocks have no query-key-value bias and divide their residual branches by `skip_lam`. An
+auxiliary head classifies the patch tokens; in inference half of the largest of their logits, class
+by class, is added to the class token's. DynamicViT's teacher and student on it read both.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from evovit_jax.errors import UserError
+from evovit_jax.models.layers import truncated_normal
+from evovit_jax.models.norm import ConvNorm
+from evovit_jax.models.registry import Entry, EvalTransform
+from evovit_jax.models.vit import VisionTransformer, ViTConfig, as_float32
+from evovit_jax.reduction.tokens import TokenSet
+
+STEM_WIDTH = 64
+STEM_PATCH = 8  # pixels of the stem's output, of which one is two of the image
+
+
+@dataclasses.dataclass(frozen=True)
+class LVViTConfig(ViTConfig):
+    """Settings of an LV-ViT; the fields are those of a ViT.
+
+    Attributes:
+      freeze_norm: the stem's batch norm uses, and keeps, its running statistics in training too.
+    """
+
+    embed_dim: int = 384
+    depth: int = 16
+    num_heads: int = 6
+    mlp_ratio: float = 3.0
+    qkv_bias: bool = False
+    skip_lam: float = 2.0
+    norm_eps: float = 1e-5
+    freeze_norm: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, value in (("patch_size", 16), ("distilled", False), ("pool", "token")):
+            if getattr(self, name) != value:
+                raise UserError(f"{name} of an LV-ViT is {value!r}, got {getattr(self, name)!r}")
+
+
+class Stem(nnx.Module):
+    """Three convolutions, the first with stride 2, then patches of 8x8: 16x16 image pixels."""
+
+    def __init__(self, config: LVViTConfig, *, rngs: nnx.Rngs):
+        made = {"dtype": jnp.dtype(config.dtype), "frozen": config.freeze_norm, "rngs": rngs}
+        self.patch_size = 2 * STEM_PATCH
+        self.convs = nnx.List(
+            [
+                ConvNorm(config.in_channels, STEM_WIDTH, 7, stride=2, **made),
+                ConvNorm(STEM_WIDTH, STEM_WIDTH, 3, **made),
+                ConvNorm(STEM_WIDTH, STEM_WIDTH, 3, **made),
+            ]
+        )
+        self.proj = nnx.Conv(
+            STEM_WIDTH,
+            config.embed_dim,
+            (STEM_PATCH, STEM_PATCH),
+            strides=STEM_PATCH,
+            padding="VALID",
+            dtype=jnp.dtype(config.dtype),
+            rngs=rngs,
+        )
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """(rows, columns) of patches of an image of that size.
+
+        Raises:
+          UserError: if the patch size does not divide it.
+        """
+        if height % self.patch_size or width % self.patch_size:
+            raise UserError(
+                f"an image of {height}x{width} pixels does not divide into patches of "
+                f"{self.patch_size}; resize it to a multiple"
+            )
+        return height // self.patch_size, width // self.patch_size
+
+    def __call__(
+        self, images: Float[Array, "b h w c"], *, train: bool = False
+    ) -> Float[Array, "b p d"]:
+        """Patch tokens in raster order."""
+        x = images
+        for conv in self.convs:
+            x = jax.nn.relu(conv(x, train=train))
+        x = self.proj(x)
+        return x.reshape(len(x), -1, x.shape[-1])
+
+
+class LVViT(VisionTransformer):
+    """An LV-ViT with a reducer.
+
+    A training pass returns the class token's logits; `Outputs.aux` has "class_logits" `[b, k]` and
+    "patch_logits" `[b, p, k]` of the patch tokens that are left, in both modes.
+    """
+
+    Config = LVViTConfig
+
+    def __init__(self, config: LVViTConfig, reduction=None, *, rngs: nnx.Rngs):
+        super().__init__(config, reduction, rngs=rngs)
+        self.aux_head = nnx.Linear(
+            config.embed_dim, config.num_classes, kernel_init=truncated_normal, rngs=rngs
+        )
+
+    def _patch_embed(self, rngs: nnx.Rngs) -> nnx.Module:
+        return Stem(self.config, rngs=rngs)
+
+    def _classify(
+        self, tokens: TokenSet
+    ) -> tuple[Array, Array, dict[str, Array], dict[str, Array]]:
+        features = self.norm(tokens.x)
+        on_class = self.head(as_float32(features[:, 0]))
+        on_patches = self.aux_head(as_float32(features[:, tokens.prefix :]))
+        counted = on_patches
+        if tokens.mask is not None:
+            counts = tokens.mask[:, tokens.prefix :, None]
+            counted = jnp.where(counts, on_patches, -jnp.inf)
+        logits = on_class if tokens.train else on_class + 0.5 * counted.max(axis=1)
+        return logits, features, {}, {"class_logits": on_class, "patch_logits": on_patches}
+
+
+_WEIGHTS = "https://github.com/zihangJiang/TokenLabeling"
+_TRANSFORM = EvalTransform(resize=248)
+
+MODELS = {
+    "lvvit_s": Entry(LVViT, {}, transform=_TRANSFORM, top1=83.3, weights=_WEIGHTS),
+    "lvvit_m": Entry(
+        LVViT,
+        {"embed_dim": 512, "depth": 20, "num_heads": 8},
+        transform=_TRANSFORM,
+        top1=84.0,
+        weights=_WEIGHTS,
+    ),
+}
