@@ -6,29 +6,25 @@ nor processes change a pixel.
 """
 
 import os
-import random
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import grain
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from evovit_jax.data.augment import EvalTransform, TrainTransform
-from evovit_jax.data.decode import SmallImages, UnreadableImage
+from evovit_jax.data import workers
+from evovit_jax.data.rows import EvalRows, TrainRows, empty_rows, open_train_rows
 from evovit_jax.data.sampler import Sampler, batch_layout, epoch_length, example_keys
 from evovit_jax.data.source import Source, open_source
+from evovit_jax.data.workers import Workers
 from evovit_jax.errors import UserError
 
 # grain wants a length; no run takes this many batches.
 ENDLESS = 2**62
 # Batches made ahead, on top of the one that is in use.
-AHEAD = 2
-# Rows that a thread makes at a time.
-CHUNK = 8
+READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
 
 
 def make_train_iterator(
@@ -38,32 +34,37 @@ def make_train_iterator(
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
+    source: Source | None = None,
 ) -> grain.DatasetIterator:
     """The endless training batches of one process.
 
     Each is {"image": uint8 [b h w 3], "label": int32 [b], "index": int64 [b]}, rows
     [process_index * b, (process_index + 1) * b) of a global batch that does not depend on the
     number of processes. `get_state()` is {"next_index": number of batches taken}, the same on
-    every process; `set_state` continues there, whatever the number of processes was.
+    every process; `set_state` continues there, whatever the number of processes was. `source` is
+    what `train_source(config)` returned, where it is open already.
 
     Raises:
         UserError: the data cannot be opened, or has more classes than the model; from the
             iterator: more than `config.data_limit_unreadable` images cannot be read.
     """
-    source = train_source(config)
+    source = source or train_source(config)
+    if config.data_processes:
+        maker = workers.processes(open_train_rows, config, count=config.data_processes)
+    else:
+        maker = workers.threads(TrainRows(config, source), _threads(config))
+    global_batch = local_batch_size * process_count
+    first = process_index * local_batch_size
     batches = _TrainBatches(
-        source,
-        TrainTransform(config),
+        maker,
         Sampler(len(source), seed, config.augment.repeats),
         _Unreadable(source, config.data_limit_unreadable),
-        _threads(config),
         seed=seed,
-        global_batch=local_batch_size * process_count,
-        rows=slice(process_index * local_batch_size, (process_index + 1) * local_batch_size),
-        layout=batch_layout(local_batch_size * process_count, config.augment.repeats),
+        size=config.model.image_size,
+        global_batch=global_batch,
+        places=batch_layout(global_batch, config.augment.repeats)[first : first + local_batch_size],
     )
-    options = grain.ReadOptions(num_threads=AHEAD, prefetch_buffer_size=AHEAD)
-    return iter(grain.MapDataset.source(batches).to_iter_dataset(options))
+    return iter(grain.MapDataset.source(batches).to_iter_dataset(READ_AHEAD))
 
 
 def make_eval_batches(
@@ -100,9 +101,9 @@ def eval_source(config: ConfigDict) -> Source:
     return _fits(open_source(spec, "test", config.data_dir), config)
 
 
-def examples_per_epoch(config: ConfigDict) -> int:
+def examples_per_epoch(config: ConfigDict, source: Source | None = None) -> int:
     """Examples an epoch over all processes, by the length rule of repeated augmentation."""
-    return epoch_length(len(train_source(config)), config.augment.repeats)
+    return epoch_length(len(source or train_source(config)), config.augment.repeats)
 
 
 def num_classes(config: ConfigDict) -> int:
@@ -132,25 +133,31 @@ class _Unreadable:
         self._seen: set[int] = set()
         self._lock = threading.Lock()
 
-    def add(self, index: int, error: UnreadableImage) -> None:
-        name = self._source.describe(index)
-        with self._lock:
-            known = index in self._seen
-            self._seen.add(index)
-            count = len(self._seen)
-        if count > self._limit:  # in every thread, whichever of them saw the last one first
-            raise UserError(
-                f"{count} unreadable images, the last {name} ({error}): mend or remove them, "
-                f"or raise data_limit_unreadable={self._limit}"
-            )
-        if not known:
-            logging.warning(
-                "skipped unreadable image %s (%s), %d of at most %d",
-                name,
-                error,
-                count,
-                self._limit,
-            )
+    def add(self, found: list[tuple[int, str]]) -> None:
+        """Takes (index, reason) of those that a worker met.
+
+        Raises:
+            UserError: there are more than the limit, in every thread that meets one.
+        """
+        for index, reason in found:
+            name = self._source.describe(index)
+            with self._lock:
+                known = index in self._seen
+                self._seen.add(index)
+                count = len(self._seen)
+            if count > self._limit or count == len(self._source):
+                raise UserError(
+                    f"{count} unreadable images, the last {name} ({reason}): mend or remove "
+                    f"them, or raise data_limit_unreadable={self._limit}"
+                )
+            if not known:
+                logging.warning(
+                    "skipped unreadable image %s (%s), %d of at most %d",
+                    name,
+                    reason,
+                    count,
+                    self._limit,
+                )
 
 
 class _TrainBatches:
@@ -158,25 +165,22 @@ class _TrainBatches:
 
     def __init__(
         self,
-        source: Source,
-        transform: TrainTransform,
+        workers: Workers,
         sampler: Sampler,
         unreadable: _Unreadable,
-        threads: int,
         *,
         seed: int,
+        size: int,
         global_batch: int,
-        rows: slice,
-        layout: np.ndarray,
+        places: np.ndarray,
     ):
-        self._images = SmallImages(source)
-        self._transform = transform
+        self._workers = workers
         self._sampler = sampler
         self._unreadable = unreadable
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="evovit-data")
         self._seed = seed
+        self._size = size
         self._global_batch = global_batch
-        self._places = layout[rows]
+        self._places = places
 
     def __len__(self) -> int:
         return ENDLESS
@@ -185,37 +189,13 @@ class _TrainBatches:
         positions = step * self._global_batch + self._places
         epochs, indices, views = self._sampler(positions)
         keys = example_keys(self._seed, epochs, indices, views)
-        batch = _empty_batch(len(indices), self._transform.size)
-        batch["index"] = indices
-
-        def fill(rows: np.ndarray) -> None:
-            for row in rows:
-                example = self._example(int(indices[row]), int(keys[row]))
-                batch["image"][row], batch["label"][row], batch["index"][row] = example
-
-        list(self._pool.map(fill, _chunks(np.arange(len(indices)))))
-        return batch
-
-    def _example(self, index: int, key: int) -> tuple[np.ndarray, int, int]:
-        """One row; the next readable image in the place of an unreadable one."""
-        while True:
-            try:
-                image, label = self._images.get(index)
-                return self._transform(image, random.Random(key)), label, index
-            except UnreadableImage as error:
-                self._unreadable.add(index, error)
-                index = (index + 1) % len(self._images)
-
-
-def _empty_batch(rows: int, size: int) -> dict[str, np.ndarray]:
-    return {
-        "image": np.zeros((rows, size, size, 3), np.uint8),
-        "label": np.zeros(rows, np.int32),
-    }
-
-
-def _chunks(values: np.ndarray) -> list[np.ndarray]:
-    return np.array_split(values, max(1, len(values) // CHUNK))
+        batch = empty_rows(len(indices), self._size)
+        for part, rows in self._workers(indices, keys):
+            self._unreadable.add(rows.unreadable)
+            batch.image[part] = rows.image
+            batch.label[part] = rows.label
+            batch.index[part] = rows.index
+        return {"image": batch.image, "label": batch.label, "index": batch.index}
 
 
 class EvalBatches:
@@ -235,10 +215,9 @@ class EvalBatches:
         process_count: int,
     ):
         self.num_examples = len(source)
-        self._images = SmallImages(source)
-        self._transform = EvalTransform(config)
+        self._workers = workers.threads(EvalRows(config, source), _threads(config))
+        self._size = config.model.image_size
         self._unreadable = _Unreadable(source, config.data_limit_unreadable)
-        self._pool = ThreadPoolExecutor(_threads(config), thread_name_prefix="evovit-eval")
         self._batch = local_batch_size
         self._global_batch = local_batch_size * process_count
         self._first = process_index * local_batch_size
@@ -247,25 +226,18 @@ class EvalBatches:
         return -(-self.num_examples // self._global_batch)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        options = grain.ReadOptions(num_threads=AHEAD, prefetch_buffer_size=AHEAD)
-        return iter(grain.MapDataset.source(self).to_iter_dataset(options))
+        return iter(grain.MapDataset.source(self).to_iter_dataset(READ_AHEAD))
 
-    def __getitem__(self, step: int) -> dict[str, Any]:
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         first = step * self._global_batch + self._first
-        indices = np.arange(first, first + self._batch)
-        batch = _empty_batch(self._batch, self._transform.size)
-        batch["mask"] = np.zeros(self._batch, bool)
-        real = np.arange(self._batch)[indices < self.num_examples]
-        list(self._pool.map(lambda rows: self._fill(batch, first, rows), _chunks(real)))
-        return batch
-
-    def _fill(self, batch: dict[str, np.ndarray], first: int, rows: np.ndarray) -> None:
-        for row in rows:
-            try:
-                image, label = self._images.get(int(first + row))
-                batch["image"][row] = self._transform(image)
-            except UnreadableImage as error:
-                self._unreadable.add(int(first + row), error)
-                continue
-            batch["label"][row] = label
-            batch["mask"][row] = True
+        last = min(first + self._batch, self.num_examples)
+        batch = empty_rows(self._batch, self._size)
+        mask = np.zeros(self._batch, bool)
+        mask[: max(0, last - first)] = True
+        for part, rows in self._workers(np.arange(first, last)):
+            self._unreadable.add(rows.unreadable)
+            batch.image[: last - first][part] = rows.image
+            batch.label[: last - first][part] = rows.label
+            for index, _ in rows.unreadable:
+                mask[index - first] = False
+        return {"image": batch.image, "label": batch.label, "mask": mask}

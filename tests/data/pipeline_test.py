@@ -65,6 +65,10 @@ def test_workers_and_processes_do_not_change_a_pixel(photographs, repeats):
     for workers in (2, 4):
         config.data_threads = workers
         assert all(map(same, whole, take(train(config, 12), 5)))
+    if repeats == 1:
+        config.data_processes = 2
+        assert all(map(same, whole, take(train(config, 12), 5)))
+        config.data_processes = 0
     for count in (2, 4):
         parts = [
             take(train(config, 12 // count, process_index=i, process_count=count), 5)
@@ -197,6 +201,24 @@ def test_too_many_unreadable_images_end_the_run(damaged):
     config.data_limit_unreadable = 1
     with pytest.raises(UserError, match=r"2 unreadable images, the last .*jpg.*data_limit_unread"):
         take(train(config, 24), 1)
+
+
+def test_worker_processes_name_unreadable_images_too(damaged, caplog):
+    config = make_config(f"folder:{damaged}")
+    config.data_limit_unreadable, config.data_processes = 2, 1
+    take(train(config, 24), 1)
+    assert sum("skipped unreadable image" in message for message in caplog.messages) == 2
+    config.data_limit_unreadable = 0
+    with pytest.raises(UserError, match="unreadable images, the last"):
+        take(train(config, 24), 1)
+
+
+def test_nothing_but_unreadable_images(tmp_path):
+    damage(tmp_path, ["a/1.jpg", "b/2.png"])
+    config = make_config(f"folder:{tmp_path}")
+    config.data_limit_unreadable = 100
+    with pytest.raises(UserError, match="2 unreadable images"):
+        take(train(config, 4), 1)
 
 
 def test_evaluation_masks_an_unreadable_image(damaged):

@@ -1,0 +1,86 @@
+"""Rows of batches, made from their indices alone: in this process or in another."""
+
+import dataclasses
+import random
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from evovit_jax.data.augment import EvalTransform, TrainTransform
+from evovit_jax.data.decode import SmallImages, UnreadableImage
+from evovit_jax.data.source import Source, open_source
+
+
+@dataclasses.dataclass
+class Rows:
+    """Some rows of a batch.
+
+    Attributes:
+        image: uint8 [n h w 3].
+        label: int32 [n].
+        index: int64 [n], the examples that were used.
+        unreadable: (index, reason) of those that could not be.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    index: np.ndarray
+    unreadable: list[tuple[int, str]]
+
+
+def empty_rows(count: int, size: int) -> Rows:
+    """Rows of zeros."""
+    image = np.zeros((count, size, size, 3), np.uint8)
+    return Rows(image, np.zeros(count, np.int32), np.zeros(count, np.int64), [])
+
+
+class TrainRows:
+    """(indices, keys) to augmented rows; the next readable example stands in for an unreadable."""
+
+    def __init__(self, config: ConfigDict, source: Source):
+        self._images = SmallImages(source)
+        self._transform = TrainTransform(config)
+        # One more ends the run, so there is no sense in looking for further ones.
+        self._tries = min(config.data_limit_unreadable + 1, len(source))
+
+    def __call__(self, indices: np.ndarray, keys: np.ndarray) -> Rows:
+        rows = empty_rows(len(indices), self._transform.size)
+        for row, (index, key) in enumerate(zip(indices.tolist(), keys.tolist(), strict=True)):
+            self._fill(rows, row, index, key)
+        return rows
+
+    def _fill(self, rows: Rows, row: int, index: int, key: int) -> None:
+        for _ in range(self._tries):
+            rows.index[row] = index
+            try:
+                picture, rows.label[row] = self._images.get(index)
+                rows.image[row] = self._transform(picture, random.Random(key))
+                return
+            except UnreadableImage as error:
+                rows.unreadable.append((index, str(error)))
+                index = (index + 1) % len(self._images)
+
+
+class EvalRows:
+    """Indices to rows of evaluation; an unreadable one stays zero and is named."""
+
+    def __init__(self, config: ConfigDict, source: Source):
+        self._images = SmallImages(source)
+        self._transform = EvalTransform(config)
+
+    def __call__(self, indices: np.ndarray) -> Rows:
+        rows = empty_rows(len(indices), self._transform.size)
+        rows.index[:] = indices
+        for row, index in enumerate(indices.tolist()):
+            try:
+                picture, label = self._images.get(index)
+                rows.image[row] = self._transform(picture)
+                rows.label[row] = label
+            except UnreadableImage as error:
+                rows.unreadable.append((index, str(error)))
+        return rows
+
+
+def open_train_rows(config: ConfigDict) -> TrainRows:
+    """What a worker process makes rows with."""
+    return TrainRows(config, open_source(config.data, "train", config.data_dir))
