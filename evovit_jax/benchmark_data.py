@@ -6,7 +6,6 @@ are measured in turns, a few seconds each, so that whatever else the machine doe
 
 import contextlib
 import json
-import os
 import pathlib
 import statistics
 import subprocess
@@ -15,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from evovit_jax.data import workers
 from evovit_jax.data.source import Source, open_source
 from evovit_jax.errors import UserError, suggestion
 
@@ -64,7 +64,7 @@ def run(
     for peer in peers:
         if peer not in PEERS:
             raise UserError(f"unknown peer {peer!r}: {suggestion(peer, tuple(PEERS))}")
-    cores = cores or len(os.sched_getaffinity(0))
+    cores = cores or workers.cores()
     runners = [OWN, *(PEERS[peer] for peer in peers)]
     with contextlib.ExitStack() as stack:
         paths = stack.enter_context(_files(open_source(data, "train", data_dir)))

@@ -5,7 +5,6 @@ iterator's state is one number, a resumed run sees what it would have seen, and 
 nor processes change a pixel.
 """
 
-import os
 import threading
 from collections.abc import Iterator
 
@@ -121,7 +120,7 @@ def _fits(source: Source, config: ConfigDict) -> Source:
 
 
 def _threads(config: ConfigDict) -> int:
-    return config.data_threads or len(os.sched_getaffinity(0))
+    return config.data_threads or workers.cores()
 
 
 class _Unreadable:

@@ -41,6 +41,13 @@ class Workers:
         return zip(parts, self._pool.map(self._make, *chunks), strict=True)
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def threads(make: Callable[..., Rows], count: int) -> Workers:
     """Threads of this process that share one maker."""
     return Workers(ThreadPoolExecutor(count, thread_name_prefix="evovit-data"), make)
