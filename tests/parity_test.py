@@ -23,6 +23,7 @@ from PIL import Image
 from evovit_jax.convert import from_torch
 from evovit_jax.data import randaugment
 from evovit_jax.models.levit import LeViT, LeViTConfig
+from evovit_jax.models.lvvit import LVViT, LVViTConfig
 from evovit_jax.models.outputs import Outputs
 from evovit_jax.models.vit import VisionTransformer, ViTConfig
 
@@ -94,6 +95,17 @@ def vit(sizes: dict[str, Any], reducer: dict[str, Any], **others: Any) -> Vision
     return VisionTransformer(config, reducer, rngs=nnx.Rngs(0))
 
 
+def lvvit(sizes: dict[str, Any], reducer: dict[str, Any]) -> LVViT:
+    names = ("image_size", "patch_size", "embed_dim", "depth", "num_heads", "num_classes")
+    config = LVViTConfig(
+        **{name: sizes.pop(name) for name in names},
+        **{name: sizes.pop(name) for name in ("mlp_ratio", "qkv_bias", "skip_lam")},
+        norm_eps=sizes.pop("layer_norm_eps"),
+    )
+    assert sizes.pop("gelu") == "erf"
+    return LVViT(config, reducer, rngs=nnx.Rngs(0))
+
+
 def levit(sizes: dict[str, Any], reducer: dict[str, Any], **others: Any) -> LeViT:
     names = ("image_size", "num_classes", "key_dim", "attn_ratio", "mlp_ratio")
     lists = ("embed_dim", "num_heads", "depth")
@@ -125,6 +137,7 @@ FAMILIES = {
     "evo_deit": functools.partial(vit, pool="avg"),
     "evo_levit": functools.partial(levit, class_token=True),
     "levit": levit,
+    "lvvit": lvvit,
     "tokenreduction": vit,
 }
 
@@ -138,7 +151,9 @@ def network(file: pathlib.Path, reducer: dict[str, Any]) -> nnx.Module:
     assert not sizes, f"{file}: sizes that nobody reads: {sorted(sizes)}"
     tensors = {name[6:]: value for name, value in load(file).items() if name.startswith("param/")}
     fields = model.reducer.fields
-    from_torch(model, tensors)
+    # An unpruned teacher lies in the file of its student, beside the student's predictors.
+    dense = reducer["name"] == "none"
+    from_torch(model, tensors, allow_missing=r"score_predictor\..*" if dense else False)
     model.reducer.fields = fields  # what the file says counts, not what its tensors suggest
     return model
 
@@ -158,7 +173,8 @@ FACTS = {
 def reducer_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a reducer here, from those of a golden file."""
     fields = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
-    fields.pop("kept", None)  # follows from the keep rate; a wrong count shows in the output
+    for name in ("kept", "sample_count", "sample_points"):
+        fields.pop(name, None)  # follow from the keep rate; a wrong count shows in the output
     for name, value in FACTS.items():
         assert fields.pop(name, value) == value
     if "stages" in fields:
@@ -213,7 +229,12 @@ def forward(
 TRAINING_HEADS = {"class_token": "cls", "head_dist": "dist", "head_cls": "cls"} | {
     "head_cls_dist": "cls_dist"
 }
-MAIN_HEADS = ("pooled", "head", "mean of head and head_dist")
+MAIN_HEADS = (
+    "pooled",
+    "head",
+    "mean of head and head_dist",
+    "class logits + 0.5 * max over patches of the auxiliary logits",
+)
 KEEP_MASKS = {"keep mask at the first location": 0, "second": 1, "third": 2}
 
 
@@ -230,6 +251,10 @@ def value_of(
         return out.aux["decisions"][:, -1, :, None]
     if value == "patch features after the last norm":
         return out.features[:, 1:]
+    if head == "patch logits":
+        return out.aux["patch_logits"]
+    if head == "class logits":
+        return out.aux["class_logits"]
     assert value == "logits", f"{name}: nobody knows the value {value!r}"
     if train and head in TRAINING_HEADS:
         return out.aux_logits[TRAINING_HEADS[head]]
