@@ -30,6 +30,7 @@ class Backbone:
       grid: (rows, columns) of patch tokens that the backbone was made for; a call may have more.
       prefix: number of class tokens.
       stage_depths: blocks of each stage; one entry in a flat network.
+      key_dim: width of a head's keys; None for the tokens' width over the number of heads.
     """
 
     depth: int
@@ -38,11 +39,31 @@ class Backbone:
     grid: tuple[int, int]
     prefix: int
     stage_depths: tuple[int, ...]
+    key_dim: int | None = None
+
+    @property
+    def key_dims(self) -> tuple[int, ...]:
+        """Width of a head's keys in each stage."""
+        own = (dim // heads for dim, heads in zip(self.dim, self.heads, strict=True))
+        return tuple(own) if self.key_dim is None else (self.key_dim,) * len(self.dim)
 
     @property
     def is_pyramid(self) -> bool:
         """Whether tokens are subsampled between stages."""
         return len(self.stage_depths) > 1
+
+    @property
+    def stage_starts(self) -> tuple[int, ...]:
+        """The first block of each stage."""
+        return tuple(itertools.accumulate(self.stage_depths[:-1], initial=0))
+
+    def stage(self, block: int) -> int:
+        """The number of the stage of `block`."""
+        return sum(start <= block for start in self.stage_starts) - 1
+
+    def ends_stage(self, block: int) -> bool:
+        """Whether the tokens are subsampled after `block`."""
+        return block + 1 in self.stage_starts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +242,7 @@ class Reducer(nnx.Module):
         return tokens
 
     def token_counts(self, grid: tuple[int, int]) -> tuple[BlockTokens, ...]:
-        """The tokens of every block of a flat backbone in inference, read off the hooks' shapes."""
+        """The tokens of every block in inference, read off the shapes that the hooks return."""
         return count_tokens(self, grid)
 
     def macs(self, block: int, counts: BlockTokens) -> int:
@@ -246,24 +267,37 @@ class Dense(Reducer):
     not_in_pyramids = None
 
 
+SUBSAMPLING = 2  # every how many rows and columns a pyramid's next stage takes
+
+
 def count_tokens(reducer: Reducer, grid: tuple[int, int]) -> tuple[BlockTokens, ...]:
-    """The tokens of every block of a flat network on `grid`, without computing anything.
+    """The tokens of every block of a network on `grid`, without computing anything.
 
     The hooks are called on shapes alone, with blocks that change nothing between them.
     """
     backbone, counts = reducer.backbone, []
-    n, heads, dim = backbone.prefix + grid[0] * grid[1], backbone.heads[0], backbone.dim[0]
+
+    def blank(tokens: TokenSet | None, grid: tuple[int, int], stage: int) -> TokenSet:
+        x = jnp.zeros((1, backbone.prefix + grid[0] * grid[1], backbone.dim[stage]))
+        if tokens is None:
+            return reducer.start(start_tokens(x, prefix=backbone.prefix, grid=grid))
+        request = reducer.subsample_request(stage - 1, tokens)
+        view = blank_view(request, tokens, backbone, stage - 1)
+        tokens = reducer.subsample(tokens, view, SUBSAMPLING, stage=stage - 1)
+        return tokens.replace(x=x, grid=grid)
 
     def walk() -> None:
-        tokens = start_tokens(jnp.zeros((1, n, dim)), prefix=backbone.prefix, grid=grid)
-        tokens = reducer.start(tokens)
+        tokens, here = None, grid
         for block in range(backbone.depth):
+            stage = backbone.stage(block)
+            if block in backbone.stage_starts:
+                here = here if tokens is None else tuple(-(-n // SUBSAMPLING) for n in here)
+                tokens = blank(tokens, here, stage)
             numbers = [tokens.x.shape[1]]
             tokens = reducer.before_block(block, tokens)
             numbers.append(tokens.x.shape[1])
-            view = blank_view(
-                reducer.attention_request(block, tokens).needs, numbers[-1], heads, dim
-            )
+            request = reducer.attention_request(block, tokens)
+            view = blank_view(request, tokens, backbone, stage)
             tokens = reducer.after_attention(block, tokens, view)
             numbers.append(tokens.x.shape[1])
             tokens = reducer.after_block(block, tokens)
@@ -274,15 +308,18 @@ def count_tokens(reducer: Reducer, grid: tuple[int, int]) -> tuple[BlockTokens, 
     return tuple(counts)
 
 
-def blank_view(needs: frozenset[str], n: int, heads: int, dim: int) -> AttentionView:
-    """An attention view of the shapes that `needs` asks for, for one image of n tokens."""
+def blank_view(
+    request: AttentionRequest, tokens: TokenSet, backbone: Backbone, stage: int
+) -> AttentionView:
+    """An attention view of the shapes that `request` asks for, for one image."""
+    n, heads, dim = tokens.x.shape[1], backbone.heads[stage], backbone.key_dims[stage]
     shapes = {
         "class_row": (1, heads, n),
         "weights": (1, heads, n, n),
-        "keys": (1, heads, n, dim // heads),
-        "values": (1, heads, n, dim // heads),
+        "keys": (1, heads, n, dim),
+        "values": (1, heads, n, dim),
     }
-    return AttentionView(**{name: jnp.zeros(shapes[name]) for name in needs})
+    return AttentionView(**{name: jnp.zeros(shapes[name]) for name in request.needs})
 
 
 def check_rate(name: str, value: Any) -> None:

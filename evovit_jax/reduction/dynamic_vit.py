@@ -128,7 +128,7 @@ class DynamicViT(Located):
 
     def losses(self, tokens: TokenSet) -> dict[str, Float[Array, ""]]:
         """`ratio`: how far the shares of tokens kept are from the keep rates."""
-        wanted = [self.fields.share(location) for location in range(len(self.locations))]
+        wanted = [self.share(location) for location in range(len(self.locations))]
         misses = [
             jnp.square(decision.mean(axis=1) - share).mean()
             for decision, share in zip(tokens.aside["decisions"], wanted, strict=True)

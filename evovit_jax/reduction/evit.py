@@ -13,6 +13,9 @@ Published recipe (DeiT-S, locations 3, 6 and 9): DeiT's, 300 epochs, batch 2048,
 
 `rounding="grid"` takes `int(patches * keep_rate**k)` at the k-th location instead, of all the
 image's patches, as the token-reduction study does (Haurum et al., 2023, arXiv:2308.04657).
+
+In a pyramid the tokens that left come back as they were at the end of each stage, and the fused
+token ends there: a subsampling needs the whole grid.
 """
 
 import dataclasses
@@ -29,7 +32,7 @@ from evovit_jax.reduction.base import (
     AttentionView,
     BlockTokens,
 )
-from evovit_jax.reduction.located import Located, LocatedFields
+from evovit_jax.reduction.located import LocatedFields
 from evovit_jax.reduction.tokens import (
     TokenSet,
     follow,
@@ -40,6 +43,7 @@ from evovit_jax.reduction.tokens import (
     top_k,
     with_prefix,
 )
+from evovit_jax.reduction.within_stages import WithinStages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +64,7 @@ class EViTFields(LocatedFields):
             raise UserError(f"evit rounding must be block or grid, got {self.rounding!r}")
 
 
-class EViT(Located):
+class EViT(WithinStages):
     """Token reorganisation by class attention."""
 
     Fields = EViTFields
@@ -76,20 +80,23 @@ class EViT(Located):
         """Class attention where tokens leave."""
         return CLASS_ROW if self.reduces(block, tokens) else NOTHING_ASKED
 
-    def after_attention(self, block: int, tokens: TokenSet, attention: AttentionView) -> TokenSet:
+    def reduce(self, block: int, tokens: TokenSet, attention: AttentionView) -> TokenSet:
         """Keeps the attentive tokens, and fuses the others or drops them."""
-        if not self.reduces(block, tokens):
-            return tokens
         scores = attention.patch_scores(tokens.prefix)
         _, index = top_k(scores, self.count(self.location(block), tokens))
         if not self.fields.fuse:
             return keep(tokens, index, block)
         return fuse(tokens, index, scores)
 
+    def ended(self, moves: Int[Array, "b n"], n: int) -> Int[Array, "b n"]:
+        """Tokens that went into the fused one are not part of it any more after the stage."""
+        return jnp.where(moves == n - 1, jnp.int32(-1), moves) if self.fields.fuse else moves
+
     def macs(self, block: int, counts: BlockTokens) -> int:
         """The weighted sum of the tokens that leave."""
         fused = self.fields.fuse and counts.feed_forward < counts.attention
-        return (counts.attention - self.backbone.prefix) * self.backbone.dim[0] if fused else 0
+        dim = self.backbone.dim[self.backbone.stage(block)]
+        return (counts.attention - self.backbone.prefix) * dim if fused else 0
 
 
 def fuse(tokens: TokenSet, index: Int[Array, "b k"], scores: Float[Array, "b p"]) -> TokenSet:

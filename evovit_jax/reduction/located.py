@@ -1,6 +1,7 @@
 """What the methods share that reduce at a few blocks: at which ones, and to how many tokens."""
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 from flax import nnx
@@ -20,23 +21,26 @@ class LocatedFields(base.Fields):
       keep_rate: share of the patch tokens reaching a location that it leaves, in (0, 1]; one
         number, or one a location.
       locations: the blocks that reduce; by default those after a quarter, a half and three
-        quarters of the depth (3:6:9 in a network of 12 blocks).
+        quarters of the depth (3:6:9 in a network of 12 blocks), in a pyramid the middle one of
+        the first stage and the first one of every other.
     """
 
     keep_rate: float | tuple[float, ...] = 0.7
-    locations: tuple[int, ...] | None = None
+    locations: int | tuple[int, ...] | None = None
 
     def __post_init__(self):
         check_rate("keep_rate", self.keep_rate)
 
-    def blocks(self, depth: int) -> tuple[int, ...]:
-        """The blocks that reduce, in a network of `depth` blocks.
+    def blocks(self, backbone: Backbone) -> tuple[int, ...]:
+        """The blocks that reduce.
 
         Raises:
-          UserError: if the locations do not fit the depth, or the keep rates the locations.
+          UserError: if the locations do not fit the network, or the keep rates the locations.
         """
-        blocks = self.locations
-        if blocks is None:
+        blocks, depth = self.locations, backbone.depth
+        if blocks is None and backbone.is_pyramid:
+            blocks = (backbone.stage_depths[0] // 2, *backbone.stage_starts[1:])
+        elif blocks is None:
             blocks = tuple(sorted({quarter * depth // 4 for quarter in (1, 2, 3)}))
         elif isinstance(blocks, int):
             blocks = (blocks,)
@@ -51,15 +55,6 @@ class LocatedFields(base.Fields):
         """The keep rate at location number `location` (0 the first)."""
         return self.keep_rate[location] if isinstance(self.keep_rate, tuple) else self.keep_rate
 
-    def share(self, location: int) -> float:
-        """The share of all input patches that is left after location number `location`."""
-        if not isinstance(self.keep_rate, tuple):
-            return self.keep_rate ** (location + 1)
-        share = 1.0
-        for rate in self.keep_rate[: location + 1]:
-            share *= rate
-        return share
-
 
 class Located(Reducer):
     """A method that reduces at a few blocks; the count is a share of the input's grid.
@@ -71,20 +66,28 @@ class Located(Reducer):
 
     def __init__(self, backbone: Backbone, fields: LocatedFields, *, rngs: nnx.Rngs):
         super().__init__(backbone, fields, rngs=rngs)
-        fields.blocks(backbone.depth)  # refuse settings that do not fit the network
+        fields.blocks(backbone)  # refuse settings that do not fit the network
 
     @property
     def locations(self) -> tuple[int, ...]:
         """The blocks that reduce."""
-        return self.fields.blocks(self.backbone.depth)
+        return self.fields.blocks(self.backbone)
 
     def location(self, block: int) -> int | None:
         """The number of the location at `block`, None where there is none."""
         return self.locations.index(block) if block in self.locations else None
 
+    def share(self, location: int) -> float:
+        """The share of a stage's patches that is left after location number `location`."""
+        stage = self.backbone.stage(self.locations[location])
+        so_far = [i for i in range(location + 1) if self.backbone.stage(self.locations[i]) == stage]
+        if isinstance(self.fields.keep_rate, tuple):
+            return math.prod(self.fields.rate(i) for i in so_far)
+        return self.fields.keep_rate ** len(so_far)
+
     def grid_count(self, location: int, grid: tuple[int, int]) -> int:
         """`int(patches * keep_rate**(location + 1))` of the whole grid, at least one."""
-        return max(1, int(grid[0] * grid[1] * self.fields.share(location)))
+        return max(1, int(grid[0] * grid[1] * self.share(location)))
 
     def count(self, location: int, tokens: TokenSet) -> int:
         """How many patch tokens location number `location` leaves of `tokens`."""

@@ -4,15 +4,16 @@ The plain baseline of Haurum et al., "Which Tokens to Use? Investigating Token R
 Transformers", ICCVW 2023 (arXiv:2308.04657), which it finds hard to beat. The score is EViT's
 (class attention, the mean over heads), between attention and feed-forward. The k-th location
 leaves `int(patches * keep_rate**k)` tokens, patches being all of the image's: 137, 96 and 67 of
-196 at keep rate 0.7.
+196 at keep rate 0.7. In a pyramid, of the stage's patches, and the tokens that left come back as
+they were at the end of the stage: a subsampling needs the whole grid.
 """
 
 from evovit_jax.reduction.base import CLASS_ROW, NOTHING_ASKED, AttentionRequest, AttentionView
-from evovit_jax.reduction.located import Located
 from evovit_jax.reduction.tokens import TokenSet, keep, top_k
+from evovit_jax.reduction.within_stages import WithinStages
 
 
-class TopK(Located):
+class TopK(WithinStages):
     """Pruning by class attention."""
 
     needs_class_token = True
@@ -21,10 +22,8 @@ class TopK(Located):
         """Class attention where tokens leave."""
         return CLASS_ROW if self.reduces(block, tokens) else NOTHING_ASKED
 
-    def after_attention(self, block: int, tokens: TokenSet, attention: AttentionView) -> TokenSet:
+    def reduce(self, block: int, tokens: TokenSet, attention: AttentionView) -> TokenSet:
         """Keeps the tokens of the largest class attention."""
-        if not self.reduces(block, tokens):
-            return tokens
         count = self.count(self.location(block), tokens)
         _, index = top_k(attention.patch_scores(tokens.prefix), count)
         return keep(tokens, index, block)
