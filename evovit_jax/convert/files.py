@@ -6,6 +6,7 @@ Nothing is written before everything has been computed, and a file appears whole
 import contextlib
 import os
 import pathlib
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -166,8 +167,7 @@ def write_tensors(path: str, tensors: Tensors) -> None:
       UserError: the name has none of these suffixes, or the file cannot be written.
     """
     writers: dict[str, Callable[[str, Tensors], None]] = {
-        ".pth": write_pth,
-        ".pt": write_pth,
+        **dict.fromkeys(PTH, write_pth),
         ".safetensors": _write_safetensors,
         ".npz": lambda path, tensors: np.savez(path, **tensors),
     }
@@ -192,19 +192,23 @@ def whole_or_nothing(path: str) -> Iterator[str]:
     Raises:
       UserError: the folder cannot be written to.
     """
-    target = pathlib.Path(path).expanduser()
+    target = pathlib.Path(path).expanduser().absolute()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)
+        folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
         raise UserError(f"output {path}: {error.strerror or error}") from None
-    temporary = os.path.join(folder, target.name)
+    temporary = folder / target.name
     try:
-        yield temporary
-        os.replace(temporary, target)
+        yield str(temporary)
+        if temporary.is_file():  # some writers let nobody else read it
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+        if target.is_dir():
+            target.rename(folder / "old")
+        temporary.replace(target)
     except OSError as error:
         raise UserError(f"output {path}: {error.strerror or error}") from None
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        os.rmdir(folder)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
 from typing import Any
 
 import numpy as np
@@ -113,11 +112,8 @@ def save_weights(model: nnx.Module, path: str | os.PathLike, *, family: str | No
     if target.exists() and not (target / ABOUT).is_file():
         if not target.is_dir() or any(target.iterdir()):
             raise UserError(f"output {path} exists and is no export; choose another name")
-        target.rmdir()
     with files.whole_or_nothing(str(target)) as temporary:
         _write_export(model, pathlib.Path(temporary))
-        if target.exists():
-            shutil.rmtree(target)
 
 
 def _write_export(model: nnx.Module, folder: pathlib.Path) -> None:
@@ -177,15 +173,16 @@ def _read_native(
         tensors[path] = link.layout.to_torch(np.asarray(value))
 
     def scheme(model: nnx.Module) -> Scheme:
-        links = []
-        for path, variable in variables(model).items():
-            link = default_link(path, variable.shape)
-            links.append(dataclasses.replace(link, names=(path,)))
-        adapted = families_of(model)[-1].scheme(model)
+        theirs = families_of(model)[-1].scheme(model)
+        optional = {link.path for link in theirs.links if link.optional}
+        links = [
+            dataclasses.replace(
+                default_link(path, variable.shape), names=(path,), optional=path in optional
+            )
+            for path, variable in variables(model).items()
+        ]
         settings = about.get("settings", {})
-        return Scheme(
-            tuple(links), heads=adapted.heads, resize=adapted.resize, trained_with=settings
-        )
+        return Scheme(tuple(links), heads=theirs.heads, resize=theirs.resize, trained_with=settings)
 
     return _read(model, tensors, scheme, allow_missing)
 
