@@ -34,6 +34,12 @@ class Family:
     natural: Callable[[nnx.Module], bool] = lambda model: False
 
 
+def _is_official_evo(model: nnx.Module) -> bool:
+    """Whether the official DeiT flavour computes the same: it has no representative token."""
+    fields = model.reducer.fields
+    return model.config.pool == "avg" and not getattr(fields, "representative_token", True)
+
+
 # Of a model's families the first whose mark is found is read, the first that is natural written;
 # the last of a model's in both cases if there is none.
 FAMILIES = (
@@ -42,7 +48,7 @@ FAMILIES = (
         VisionTransformer,
         r"qks\.0\.qk\.weight",
         evo_deit.scheme,
-        natural=lambda model: model.config.pool == "avg",
+        natural=_is_official_evo,
     ),
     Family("deit3", VisionTransformer, r"blocks\.0\.gamma_1", vit.deit3_scheme),
     Family("google", VisionTransformer, r"Transformer/encoderblock_0/.*", google.scheme),

@@ -109,9 +109,9 @@ def save_weights(model: nnx.Module, path: str | os.PathLike, *, family: str | No
         files.write_tensors(path, to_torch(model, family))
         return
     target = pathlib.Path(path).absolute()
-    if target.exists() and not (target / ABOUT).is_file():
-        if not target.is_dir() or any(target.iterdir()):
-            raise UserError(f"output {path} exists and is no export; choose another name")
+    taken = target.exists() and not (target.is_dir() and not any(target.iterdir()))
+    if taken and not (target / ABOUT).is_file():
+        raise UserError(f"output {path} exists and is no export; choose another name")
     with files.whole_or_nothing(str(target)) as temporary:
         _write_export(model, pathlib.Path(temporary))
 
