@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     c.eval_data = ""
     c.data_dir = ""  # where TFDS data sets lie; "" = EVOVIT_DATA_DIR, else TFDS's own default
     c.data_threads = 0  # threads that decode and augment; 0 = one a core
-    # Processes that do so instead of threads, on hosts whose cores one Python cannot fill; 0 = none.
+    # Processes that do so instead of threads, where one Python cannot fill the cores; 0 = none.
     c.data_processes = 0
     c.data_limit_unreadable = 10  # unreadable images that a run skips and names before it stops
     c.mean = (0.485, 0.456, 0.406)  # of the pixels in 0..1, subtracted on the device

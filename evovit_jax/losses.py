@@ -1,6 +1,6 @@
 """The training loss: the heads' cross entropies and the reducer's own losses, added up by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +77,6 @@ def training_loss(
     return total, {"loss": total, **terms}
 
 
-def in_order(terms: Terms) -> tuple[str, ...]:
-    """The names of the terms, parts before the total: what a NaN guard should look at first."""
-    return tuple(sorted(terms, key=lambda name: (name == "loss", name)))
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """The names of loss terms, parts before the total: what a NaN guard should look at first."""
+    return tuple(sorted(names, key=lambda name: (name == "loss", name)))

@@ -52,15 +52,30 @@ def optimizer(
     if optim.name == "lamb":
         parts.append(optax.scale_by_trust_ratio())
     parts += [_scale_each(rates), optax.scale_by_learning_rate(schedule)]
+    return _lenient(_held(optax.chain(*parts), frozen, freeze))
+
+
+def _held(
+    tx: optax.GradientTransformation, frozen: dict[str, bool], freeze: int | None
+) -> optax.GradientTransformation:
+    """`tx` on what is not frozen, or not frozen any more."""
     if not any(frozen.values()):
-        return optax.chain(*parts)
+        return tx
     if freeze is not None:
-        return optax.chain(_freeze_until(freeze, frozen), *parts, _freeze_until(freeze, frozen))
+        return optax.chain(_freeze_until(freeze, frozen), tx, _freeze_until(freeze, frozen))
     labels = {name: "frozen" if held else "trained" for name, held in frozen.items()}
     # Frozen parameters have no moments, and their gradients do not count in clipping.
-    return optax.multi_transform(
-        {"trained": optax.chain(*parts), "frozen": optax.set_to_zero()}, labels
-    )
+    return optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, labels)
+
+
+def _lenient(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`tx` under JAX's standard promotion: Optax raises floats to the power of integer counts."""
+
+    def update(updates, state, params=None):
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return tx.update(updates, state, params)
+
+    return optax.GradientTransformation(tx.init, update)
 
 
 def _add_decay(decays: dict[str, float]) -> optax.GradientTransformation:
@@ -111,8 +126,3 @@ def _freeze_until(step: int, frozen: dict[str, bool]) -> optax.GradientTransform
 
 def _is_masked(value: object) -> bool:
     return isinstance(value, optax.MaskedNode)
-
-
-def global_norm(tree: Variables) -> jax.Array:
-    """The norm of all arrays together, float32."""
-    return optax.global_norm(jax.tree.map(lambda x: x.astype(jnp.float32), tree))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
+Schedule = Callable[[int | Int[Array, ""]], Float[Array, ""]]
 
 
 def learning_rate(config: ConfigDict, *, total: int, warmup: int) -> Schedule:
@@ -25,7 +25,7 @@ def learning_rate(config: ConfigDict, *, total: int, warmup: int) -> Schedule:
     peak = optim.learning_rate * scale
     start, end = optim.warmup_learning_rate, optim.min_learning_rate
 
-    def rate(step: Int[Array, ""]) -> Float[Array, ""]:
+    def rate(step: int | Int[Array, ""]) -> Float[Array, ""]:
         step = jnp.asarray(step, jnp.float32)
         rising = start + (peak - start) * step / max(1, warmup)
         cosine = end + (peak - end) * (1 + jnp.cos(jnp.pi * jnp.minimum(step / total, 1))) / 2

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Int
 
-# Arrays by name: "blocks/0/attn/qkv/kernel".
-Variables = dict[str, jax.Array]
+# By name ("blocks/0/attn/qkv/kernel") arrays, or their shapes, or their shardings.
+Variables = dict[str, Any]
 
 
 @functools.partial(
@@ -39,7 +38,7 @@ class TrainState:
       meter: sums of the metrics since the last line of metrics, and the NaN guard's finding.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: Variables
     stats: Variables
     opt_state: optax.OptState

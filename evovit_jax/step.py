@@ -25,7 +25,7 @@ Overrides = tuple[tuple[str, Any], ...]
 MEASURED = ("accuracy", "grad_norm")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class TrainStep:
     """`step(state, batch, overrides) -> state` for a network, a loss and an optimiser.
 

@@ -1,0 +1,54 @@
+"""Steps, epochs, examples."""
+
+import pytest
+
+from evovit_jax import config as config_lib
+from evovit_jax import durations
+from evovit_jax.errors import UserError
+
+
+@pytest.fixture
+def config():
+    c = config_lib.get_config()
+    c.batch_size = 30
+    for name in durations.NAMES:
+        for unit in durations.UNITS:
+            c[f"{name}_{unit}"] = None
+    return c
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "expected"),
+    [("steps", 7, 7), ("epochs", 2, 7), ("epochs", 0.3, 1), ("examples", 91, 4), ("steps", 0, 0)],
+)
+def test_units(config, unit, value, expected):
+    config[f"total_{unit}"] = value
+    assert durations.steps(config, "total", examples=100) == expected
+
+
+def test_nothing_given_is_none(config):
+    assert durations.steps(config, "warmup", examples=100) is None
+
+
+def test_two_given_is_an_error(config):
+    config.total_steps, config.total_epochs = 1, 1
+    with pytest.raises(UserError, match="total_steps and total_epochs are both given"):
+        durations.steps(config, "total", examples=100)
+
+
+def test_negative_is_an_error(config):
+    config.warmup_epochs = -1
+    with pytest.raises(UserError, match=r"warmup_epochs=-1\.0 is negative"):
+        durations.steps(config, "warmup", examples=100)
+
+
+def test_a_given_one_replaces_its_siblings(config):
+    config.total_epochs, config.total_steps, config.warmup_epochs = 300, 10, 5
+    durations.settle(config, ["total_steps", "optim.learning_rate"])
+    assert (config.total_steps, config.total_epochs, config.warmup_epochs) == (10, None, 5)
+
+
+def test_every_duration_is_a_field():
+    c = config_lib.get_config()
+    fields = {f"{name}_{unit}" for name in durations.NAMES for unit in durations.UNITS}
+    assert fields == {f for f in c if f.endswith(durations.UNITS)}

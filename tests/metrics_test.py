@@ -1,0 +1,74 @@
+"""The metrics file, the pace, the progress line."""
+
+import json
+
+import pytest
+from tensorboard_events import scalars
+
+from evovit_jax import metrics
+
+
+def lines(path):
+    return [json.loads(line) for line in (path / metrics.FILE).read_text().splitlines()]
+
+
+def test_one_line_a_write(tmp_path):
+    writer = metrics.MetricWriter(tmp_path, None)
+    writer.write(1, {"loss": 2.0})
+    writer.write(2, {"loss": 1.5, "val_top1": 10.0})
+    assert writer.has_evaluation(2)
+    assert not writer.has_evaluation(1)
+    writer.close()
+    assert lines(tmp_path) == [
+        {"step": 1, "loss": 2.0},
+        {"step": 2, "loss": 1.5, "val_top1": 10.0},
+    ]
+    assert scalars(tmp_path / "tensorboard") == [
+        (1, "loss", 2.0),
+        (2, "loss", 1.5),
+        (2, "val_top1", 10.0),
+    ]
+
+
+def test_going_on_drops_later_lines_and_one_cut_short(tmp_path):
+    kept = '{"step": 1, "loss": 2.0}\n{"step": 2, "val_top1": 5.0}\n'
+    (tmp_path / metrics.FILE).write_text(kept + '{"step": 3, "loss": 1.0}\n{"step": 4, "lo')
+    writer = metrics.MetricWriter(tmp_path, 2)
+    assert (tmp_path / metrics.FILE).read_text() == kept
+    assert writer.has_evaluation(2)
+    assert writer.last == {"step": 2, "loss": 2.0, "val_top1": 5.0}
+    writer.write(3, {"loss": 0.5})
+    writer.close()
+    assert lines(tmp_path)[-1] == {"step": 3, "loss": 0.5}
+
+
+def test_starting_again_starts_the_file_again(tmp_path):
+    (tmp_path / metrics.FILE).write_text('{"step": 0, "loss": 2.0}\n')
+    metrics.MetricWriter(tmp_path, None).close()
+    assert lines(tmp_path) == []
+
+
+def test_pace_leaves_out_the_first_step_and_pauses(monkeypatch):
+    now = iter([0.0, 2.0, 100.0, 104.0])
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(now))
+    pace = metrics.Pace(batch_size=10)
+    assert pace.lap() is None
+    for _ in range(5):
+        pace.stepped()  # the clock starts at 0 after the first
+    assert pace.lap() == 4 * 10 / 2
+    pace.pause()
+    assert pace.lap() is None
+    pace.stepped()  # at 100
+    pace.stepped()
+    assert pace.lap() == 10 / 4
+    assert pace.rate() == pytest.approx(50 / 6)
+
+
+def test_progress():
+    values = {"loss": 1.25, "loss_cls": 2.0, "accuracy": 50.0, "images_per_second": 100.0}
+    found = metrics.progress(10, 100, values, batch_size=70)
+    assert found == (
+        "step 10/100  loss 1.2500  loss_cls 2.0000  accuracy 50.0%  100 images/s  1m03s left"
+    )
+    del values["images_per_second"]
+    assert "left" not in metrics.progress(10, 100, values, batch_size=70)

@@ -1,0 +1,132 @@
+"""The optimiser, against the formulas and its rules."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from evovit_jax import config as config_lib
+from evovit_jax import optim
+from evovit_jax.errors import UserError
+
+PARAMS = {
+    "blocks/0/kernel": jnp.array([[1.0, -2.0], [0.5, 4.0]]),
+    "blocks/0/bias": jnp.array([0.3, -0.7]),
+    "head/kernel": jnp.array([[2.0], [1.0]]),
+}
+GRADS = {
+    "blocks/0/kernel": jnp.array([[0.1, 0.2], [-0.3, 0.4]]),
+    "blocks/0/bias": jnp.array([1.0, -1.0]),
+    "head/kernel": jnp.array([[0.5], [0.25]]),
+}
+
+
+@pytest.fixture
+def config():
+    c = config_lib.get_config()
+    c.optim.weight_decay = 0.1
+    return c
+
+
+def run(config, steps=3, rate=0.01, freeze=None, grads=GRADS):
+    tx = optim.optimizer(config, PARAMS, lambda step: jnp.float32(rate), freeze=freeze)
+    params, state, history = PARAMS, tx.init(PARAMS), []
+    for _ in range(steps):
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        history.append(params)
+    return history, state
+
+
+def adamw(params, grad, steps, rate, decay, b1=0.9, b2=0.999, eps=1e-8):
+    p, m, v = np.array(params, np.float64), 0.0, 0.0
+    g = np.array(grad, np.float64)
+    for t in range(1, steps + 1):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        p = p - rate * (m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps) + decay * p)
+    return p
+
+
+def test_adamw_decays_no_biases(config):
+    found = run(config)[0][-1]
+    for name, value in PARAMS.items():
+        decay = 0.0 if name.endswith("bias") else 0.1
+        np.testing.assert_allclose(
+            found[name], adamw(value, GRADS[name], 3, 0.01, decay), rtol=1e-5
+        )
+
+
+def test_learning_rate_rules(config):
+    config.optim.learning_rate_rules = ((r"blocks/.*", 0.1), (".*", 1.0))
+    found = run(config)[0][-1]
+    name = "blocks/0/kernel"
+    np.testing.assert_allclose(
+        found[name], adamw(PARAMS[name], GRADS[name], 3, 0.001, 0.1), rtol=1e-5
+    )
+    name = "head/kernel"
+    np.testing.assert_allclose(
+        found[name], adamw(PARAMS[name], GRADS[name], 3, 0.01, 0.1), rtol=1e-5
+    )
+
+
+def test_frozen_parameters_keep_their_bits_and_have_no_moments(config):
+    config.optim.freeze_rules = (("head/.*", True), (".*", False))
+    config.optim.clip_norm = 0.1
+    history, state = run(config)
+    assert (history[-1]["head/kernel"] == PARAMS["head/kernel"]).all()
+    assert not (history[-1]["blocks/0/kernel"] == PARAMS["blocks/0/kernel"]).any()
+    shapes = [leaf.shape for leaf in jax.tree.leaves(state)]
+    assert (2, 1) not in shapes
+    # The gradients of what is frozen do not count in the clipped norm.
+    alone = dict(GRADS, **{"head/kernel": 1e6 * GRADS["head/kernel"]})
+    for name, value in run(config, grads=alone)[0][-1].items():
+        np.testing.assert_array_equal(value, history[-1][name])
+
+
+def test_a_multiplier_of_zero_freezes(config):
+    config.optim.learning_rate_rules = (("head/.*", 0.0), (".*", 1.0))
+    assert (run(config)[0][-1]["head/kernel"] == PARAMS["head/kernel"]).all()
+
+
+def test_frozen_for_a_while(config):
+    config.optim.freeze_rules = (("head/.*", True), (".*", False))
+    history, _ = run(config, steps=3, freeze=2)
+    frozen = [bool((params["head/kernel"] == PARAMS["head/kernel"]).all()) for params in history]
+    assert frozen == [True, True, False]
+
+
+def test_clipping_by_the_global_norm(config):
+    config.optim.clip_norm = 1e-3
+    norm = np.sqrt(sum(float((g**2).sum()) for g in GRADS.values()))
+    clipped = {name: g * (1e-3 / norm) for name, g in GRADS.items()}
+    expected = run(config_with(config, clip_norm=0.0), grads=clipped)[0][-1]
+    for name, value in run(config)[0][-1].items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5)
+
+
+def config_with(config, **fields):
+    other = config.copy_and_resolve_references()
+    other.optim.update(**fields)
+    return other
+
+
+def test_lamb_steps_by_the_norm_of_the_parameter(config):
+    config.optim.name = "lamb"
+    config.optim.weight_decay = 0.0
+    found = run(config, steps=1)[0][-1]
+    for name, value in PARAMS.items():
+        moved = jnp.linalg.norm(found[name] - value) / jnp.linalg.norm(value)
+        np.testing.assert_allclose(moved, 0.01, rtol=1e-4)
+
+
+def test_unknown_optimiser(config):
+    config.optim.name = "adam"
+    with pytest.raises(UserError, match="did you mean 'adamw'"):
+        run(config)
+
+
+def test_a_parameter_that_no_rule_matches_is_an_error(config):
+    config.optim.weight_decay_rules = (("blocks/.*", 1.0),)
+    with pytest.raises(UserError, match=r"optim.weight_decay_rules matches 'head/kernel'"):
+        run(config)

@@ -1,0 +1,78 @@
+"""The reduction's settings over time."""
+
+import math
+
+import pytest
+
+from evovit_jax import config as config_lib
+from evovit_jax import phases
+from evovit_jax.errors import UserError
+
+
+def plan(reduction, total=90, model="deit_small_patch16_224", **fields):
+    c = config_lib.get_config()
+    c.batch_size, c.reduction, c.model.name = 10, reduction, model
+    c.update(**fields)
+    return phases.plan(c, total=total, examples=100)
+
+
+def test_dense_has_one_program():
+    assert plan("") == (phases.Phase(0, ()),)
+
+
+@pytest.mark.parametrize(
+    ("reduction", "model"),
+    [("evo", "deit_small_patch16_224"), ("", "evo_deit_small_patch16_224")],
+)
+def test_evo_selects_in_every_block_for_two_thirds(reduction, model):
+    found = plan(reduction, model=model)
+    assert [(p.start, dict(p.overrides)) for p in found] == [
+        (0, {"selection": "layer"}),
+        (60, {"selection": "stage"}),
+    ]
+
+
+def test_the_switch_is_configurable():
+    assert [p.start for p in plan("evo", layer_to_stage_epochs=2)] == [0, 20]
+    found = plan("evo", layer_to_stage_steps=0)
+    assert [(p.start, dict(p.overrides)) for p in found] == [(0, {"selection": "stage"})]
+
+
+def test_evo_in_every_block_for_good():
+    assert plan("evo,selection=layer") == (phases.Phase(0, ()),)
+
+
+def test_the_keep_rate_falls_in_levels():
+    found = plan(
+        "evit,keep_rate=0.5",
+        keep_rate_start_steps=10,
+        keep_rate_warmup_steps=40,
+        keep_rate_levels=4,
+    )
+    rates = {p.start: dict(p.overrides)["keep_rate"] for p in found}
+    assert list(rates) == [0, 10, 20, 30, 40, 50]
+    assert (rates[0], rates[50]) == (1.0, 0.5)
+    for i, start in enumerate((10, 20, 30, 40)):
+        cosine = 0.5 + 0.5 * (1 + math.cos(math.pi * (i + 0.5) / 4)) / 2
+        assert rates[start] == pytest.approx(cosine, abs=1e-4)
+
+
+def test_a_keep_rate_a_location():
+    found = plan("evit,keep_rate=0.9:0.5:0.2", keep_rate_warmup_steps=20, keep_rate_levels=2)
+    assert dict(found[-1].overrides)["keep_rate"] == (0.9, 0.5, 0.2)
+    first = dict(found[0].overrides)["keep_rate"]
+    assert len(first) == 3
+    assert all(a > b for a, b in zip(first, (0.9, 0.5, 0.2), strict=True))
+
+
+def test_a_schedule_of_what_the_reduction_has_not():
+    with pytest.raises(UserError, match=r"layer_to_stage.*'none' has no field 'selection'"):
+        plan("", layer_to_stage_epochs=3)
+    with pytest.raises(UserError, match=r"keep_rate_warmup.*no field 'keep_rate'"):
+        plan("none", keep_rate_warmup_epochs=3)
+
+
+def test_which_phase_a_step_is_in():
+    found = plan("evo")
+    assert [phases.at(found, step).start for step in (0, 59, 60, 89)] == [0, 0, 60, 60]
+    assert phases.describe(found[1]) == "from step 60 on the reduction runs with selection=stage"

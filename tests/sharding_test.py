@@ -1,0 +1,170 @@
+"""One device against eight: where arrays live, what is communicated, and that nothing changes."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from tiny import tiny_config
+
+from evovit_jax import sharding
+from evovit_jax.errors import UserError
+from evovit_jax.inputs import prepare
+from evovit_jax.run import Run
+
+# Everything random is on: mixing, erasing, stochastic depth.
+FIELDS = {
+    "model__drop_path_rate": 0.2,
+    "augment__mixup": 0.8,
+    "augment__cutmix": 1.0,
+    "augment__erasing_prob": 0.25,
+    "layer_to_stage_steps": 5,
+    "total_steps": 10,
+    "ema__decay": 0.9,
+}
+MESHES = {"one": (1, 1), "data": (8, 1), "fsdp": (1, 8), "both": (2, 4)}
+
+
+@functools.cache
+def make_run(mesh, **fields):
+    data, fsdp = MESHES[mesh]
+    config = tiny_config(mesh__data=data, mesh__fsdp=fsdp, **{**FIELDS, **fields})
+    return Run(config, jax.devices()[: data * fsdp])
+
+
+def batches(run, count):
+    rng = np.random.default_rng(0)
+    size = (run.config.batch_size, 8, 8, 3)
+    for _ in range(count):
+        batch = {
+            "image": rng.integers(0, 256, size, np.uint8),
+            "label": rng.integers(0, 10, size[0], np.int32),
+        }
+        yield sharding.put_batch(run.mesh, batch)
+
+
+def ten_steps(run):
+    """The loss of each of ten steps, and the tokens that the trained network keeps."""
+    with jax.set_mesh(run.mesh):
+        state, losses = run.fresh_state(), []
+        for i, batch in enumerate(batches(run, 10)):
+            state = run.step_at(i)(state, batch)
+            losses.append(float(state.meter["sums"]["loss"]))
+        images, _ = jax.jit(lambda b: prepare(run.config, jax.random.key(0), b, 10))(batch)
+        model = run.skeleton.build(*state.evaluated())
+        maps = [
+            np.stack(jax.jit(lambda x, o=o: model(x, reduction=o)[1].token_maps)(images))
+            for o in ({"selection": "layer"}, {"selection": "stage"})
+        ]
+        return np.diff(losses, prepend=0), maps
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return ten_steps(make_run("one"))
+
+
+@pytest.mark.parametrize("mesh", ["data", "fsdp"])
+def test_eight_devices_train_as_one_does(on_one_device, mesh):
+    losses, maps = ten_steps(make_run(mesh))
+    np.testing.assert_allclose(losses, on_one_device[0], atol=1e-5)
+    for found, expected in zip(maps, on_one_device[1], strict=True):
+        np.testing.assert_array_equal(found, expected)
+        assert (found != np.arange(found.shape[-1])).any()  # something was selected
+
+
+def collectives(text):
+    """What a compiled program communicates: (operation, elements of its largest result)."""
+    found = []
+    for shapes, name in re.findall(
+        r"= (.*?) (all-gather|all-to-all|collective-permute|all-reduce|reduce-scatter)"
+        r"(?:-start)?\(",
+        text,
+    ):
+        sizes = [
+            int(np.prod([int(d) for d in dims.split(",") if d]))
+            for dims in re.findall(r"\w+\[([\d,]*)\]", shapes)
+        ]
+        found.append((name, max(sizes)))
+    return found
+
+
+@pytest.mark.parametrize("step", [0, 5], ids=["layer", "stage"])
+def test_data_parallel_evo_gathers_no_activations(step):
+    # Groups that share a draw and micro-batches may not bring communication either.
+    run = make_run("data", augment__mix_group=4, batch_size=64, accumulate=2)
+    with jax.set_mesh(run.mesh):
+        batch = next(batches(run, 1))
+        text = run.step_at(step).lower(run.like, batch).compile().as_text()
+    found = collectives(text)
+    largest = max(leaf.size for leaf in run.like.params.values())
+    assert {name for name, _ in found} == {"all-reduce"}
+    assert max(size for _, size in found) <= largest, "an activation is reduced"
+
+
+def test_fsdp_splits_parameters_moments_and_averages():
+    run = make_run("fsdp")
+    with jax.set_mesh(run.mesh):
+        state = run.fresh_state()
+    name = "blocks/0/mlp/fc1/kernel"
+    pieces = [state.params, state.opt_state[0].mu, state.opt_state[0].nu, state.ema["params"]]
+    for tree in pieces:
+        assert tree[name].sharding.spec == PartitionSpec(None, "fsdp")
+        assert tree[name].addressable_shards[0].data.size == tree[name].size // 8
+    assert state.step.sharding.is_fully_replicated
+
+
+def shapes(**sizes):
+    return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in sizes.items()}
+
+
+def test_the_largest_dimension_that_divides_is_split():
+    mesh = make_run("both").mesh
+    params = shapes(a=(8, 12), b=(12, 8, 2), c=(3, 5), d=(), e=(8, 8), f=(16, 4))
+    found = sharding.param_shardings(mesh, params, ((r"f", "replicate"), (r".*", "fsdp")))
+    assert {name: tuple(s.spec) for name, s in found.items()} == {
+        "a": (None, "fsdp"),
+        "b": ("fsdp", None, None),
+        "c": (None, None),
+        "d": (),
+        "e": (None, "fsdp"),
+        "f": (None, None),
+    }
+
+
+def test_an_unknown_strategy_is_named():
+    mesh = make_run("one").mesh
+    with pytest.raises(UserError, match=r"mesh\.rules: 'fsdb'; did you mean 'fsdp'"):
+        sharding.param_shardings(mesh, shapes(a=(2,)), ((".*", "fsdb"),))
+
+
+def test_a_leaf_lives_where_its_parameter_does():
+    mesh = make_run("both").mesh
+    params = {"a/b": NamedSharding(mesh, PartitionSpec("fsdp", None))}
+    state = {
+        "mu": shapes(**{"a/b": (4, 4)}),
+        "count": jnp.zeros(()),
+        "rows": shapes(**{"a/b": (4,)}),
+    }
+    found = sharding.state_shardings(mesh, state, params)
+    assert found["mu"]["a/b"] == params["a/b"]
+    assert found["count"].spec == found["rows"]["a/b"].spec == PartitionSpec()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"mesh__data": 3}, "data=3 and fsdp=1 does not fit 8 devices"),
+        ({"mesh__data": 0}, "must be positive"),
+        ({"mesh__fsdp": -1}, "one of them may be -1"),
+        ({"batch_size": 12}, "batch_size=12 does not divide over 8 devices; use a multiple of 8"),
+        ({"batch_size": 24, "accumulate": 2}, "over 8 devices times 2 micro-batches"),
+        ({"eval_batch_size": 4}, "eval_batch_size=4 does not divide over 8 devices"),
+    ],
+)
+def test_what_does_not_fit_the_devices_is_refused(fields, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        sharding.make_mesh(tiny_config(**fields), jax.devices())
