@@ -5,9 +5,12 @@ threads or forks meet another's. It makes batches only while it is told to measu
 number of seconds on its standard input, a line of JSON on its standard output.
 """
 
+import contextlib
 import itertools
 import json
+import multiprocessing
 import os
+import pathlib
 import random
 import sys
 import time
@@ -157,6 +160,16 @@ PIPELINES = {
 }
 
 
+def cpu_seconds() -> float:
+    """Of this process and its workers, so far."""
+    total = time.process_time()
+    for worker in multiprocessing.active_children():
+        with contextlib.suppress(OSError):  # not Linux, or the worker has ended
+            fields = pathlib.Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
 def main() -> None:
     settings = json.loads(sys.argv[1])
     batches = PIPELINES[settings["framework"]](settings)
@@ -166,12 +179,12 @@ def main() -> None:
         limit = float(line)
         for _ in itertools.islice(batches, DRAIN):
             pass
-        start, count = time.perf_counter(), 0
+        start, used, count = time.perf_counter(), cpu_seconds(), 0
         while time.perf_counter() - start < limit:
             next(batches)
             count += settings["batch_size"]
-        seconds = time.perf_counter() - start
-        print(json.dumps({"images": count, "seconds": seconds}), flush=True)
+        seconds, used = time.perf_counter() - start, cpu_seconds() - used
+        print(json.dumps({"images": count, "seconds": seconds, "cpu": used}), flush=True)
     os._exit(0)  # the pipelines' threads and workers have nothing left to say
 
 

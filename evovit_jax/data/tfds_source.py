@@ -103,9 +103,9 @@ def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
         if stored not in RANDOM_ACCESS:
             raise UserError(
                 f"data set {name!r} in {data_dir!r} is stored as {stored}, which cannot be read at "
-                "random; convert it once (needs pip install 'evovit_jax[tf]'): "
+                "random; convert it once with "
                 f"python -m evovit_jax.data.convert_format --data=tfds:{name} "
-                f"--data_dir={data_dir} --output=DIR, then set data_dir to DIR"
+                f"--data_dir={data_dir} --output=DIR and set data_dir to that DIR"
             )
     else:
         builder = _prepare(name, data_dir)
