@@ -50,12 +50,12 @@ class Prepared:
         Raises:
           UnreadableImage: it cannot be decoded.
         """
-        transform = self.transform
-        resample = transforms.interpolation(transform.interpolation)
-        image = transforms.resize_center_crop(
-            picture.whole(), transform.resize, transform.image_size, resample
+        t = self.transform
+        pixels = transforms.resize_center_crop(
+            picture.whole(), t.resize, t.image_size, t.interpolation
         )
-        return np.asarray(image.convert("RGB"))
+        grey = pixels.ndim == 2
+        return np.broadcast_to(pixels[..., None], (*pixels.shape, 3)) if grey else pixels
 
     def normalise(self, images: UInt8[np.ndarray, "b s s 3"]) -> Float[Array, "b s s 3"]:
         """What the model takes, float32."""
