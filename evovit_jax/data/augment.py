@@ -41,10 +41,9 @@ class TrainTransform:
         )
 
     def __call__(self, picture: Picture, rng: random.Random) -> np.ndarray:
-        pixels = self._crop(picture, rng, self._filter(rng))
+        pixels = _three_channels(self._crop(picture, rng, self._filter(rng)))
         if rng.random() < self._augment["flip"]:
-            pixels = pixels[:, ::-1]
-        pixels = _three_channels(pixels)
+            pixels = transforms.mirror(pixels)
         if self._colors:
             pixels = np.asarray(self._color(Image.fromarray(pixels), rng))
         return pixels
