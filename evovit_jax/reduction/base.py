@@ -153,6 +153,8 @@ class Reducer(nnx.Module):
     not_in_pyramids: str | None = "it is defined for networks that keep their resolution"
     # Whether it looks at the class token's attention.
     needs_class_token = False
+    # Whether its published recipe has losses against a teacher, the network without reduction.
+    learns_from_teacher = False
     # Fields that the parameters' shapes depend on: they cannot change for a call.
     fixed_fields: tuple[str, ...] = ()
 
@@ -253,6 +255,21 @@ class Reducer(nnx.Module):
     def losses(self, tokens: TokenSet) -> dict[str, Float[Array, ""]]:
         """Extra training losses by name, unweighted, from the finished token set."""
         del tokens
+        return {}
+
+    def teacher_losses(
+        self,
+        logits: Float[Array, "b k"],
+        out: Any,
+        teacher_logits: Float[Array, "b k"],
+        teacher: Any,
+    ) -> dict[str, Float[Array, ""]]:
+        """Extra training losses by name, unweighted, against a frozen unreduced teacher's pass.
+
+        `out` and `teacher` are the `Outputs` of the training pass and of the teacher's inference.
+        A method that has such losses sets `learns_from_teacher`.
+        """
+        del logits, out, teacher_logits, teacher
         return {}
 
     def aux(self, tokens: TokenSet) -> dict[str, Array]:

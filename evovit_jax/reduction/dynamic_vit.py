@@ -24,6 +24,8 @@ weights cross entropy 1, ratio 2, distill_logits 0.5, distill_tokens 0.5; the ba
 epochs, then at 0.01 of the rate; class token and positions always frozen. DeiT-S at 0.7: 79.32.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -80,7 +82,7 @@ class DynamicViT(Located):
     """Learned, image-dependent pruning."""
 
     fixed_fields = ("locations",)
-    needs_teacher = True
+    learns_from_teacher = True
 
     def __init__(self, backbone: Backbone, fields: LocatedFields, *, rngs: nnx.Rngs):
         super().__init__(backbone, fields, rngs=rngs)
@@ -135,6 +137,30 @@ class DynamicViT(Located):
         ]
         return {"ratio": sum(misses) / len(misses)}
 
+    def teacher_losses(
+        self,
+        logits: Float[Array, "b k"],
+        out: Any,
+        teacher_logits: Float[Array, "b k"],
+        teacher: Any,
+    ) -> dict[str, Float[Array, ""]]:
+        """`distill_logits` and `distill_tokens`; the teacher is the network without reduction."""
+        kept = out.aux["decisions"][:, -1] > 0.5
+        if "patch_logits" in out.aux:  # LV-ViT, which has labels on patches
+            teacher_logits = teacher.aux["class_logits"]
+            of_tokens = divergence(out.aux["patch_logits"], teacher.aux["patch_logits"])
+        else:
+            pairs = (o.features[:, self.backbone.prefix :] for o in (out, teacher))
+            student, wanted = (features.astype(jnp.float32) for features in pairs)
+            of_tokens = jnp.square(student - wanted).mean(axis=-1)
+        of_tokens = jnp.where(kept, of_tokens, 0.0).sum() / jnp.maximum(
+            kept.sum(dtype=jnp.float32), 1.0
+        )
+        return {
+            "distill_logits": divergence(logits, teacher_logits).mean(),
+            "distill_tokens": of_tokens,
+        }
+
     def aux(self, tokens: TokenSet) -> dict[str, Array]:
         """In training `decisions`, float32 `[b, locations, p]`: 1 where a token is kept."""
         if not tokens.train:
@@ -152,6 +178,12 @@ def decided(tokens: TokenSet) -> Float[Array, "b p"]:
     """The last decision of a training pass, 1 where a patch token is kept."""
     decisions = tokens.aside["decisions"]
     return decisions[-1] if decisions else jnp.ones((tokens.x.shape[0], tokens.patches))
+
+
+def divergence(student: Float[Array, "*b k"], teacher: Float[Array, "*b k"]) -> Float[Array, "*b"]:
+    """Kullback-Leibler divergence of the student's distribution from the teacher's."""
+    student, teacher = (jax.nn.log_softmax(x, axis=-1) for x in (student, teacher))
+    return (jnp.exp(teacher) * (teacher - student)).sum(axis=-1)
 
 
 def sample(log_probs: Float[Array, "b p 2"], key: jax.Array | None) -> Float[Array, "b p 2"]:
