@@ -7,7 +7,7 @@ the newest `keep` and the `keep_best` of the best evaluated top-1 stay.
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -217,19 +217,24 @@ def load_variables(path: pathlib.Path, step: int | None = None) -> tuple[Variabl
     steps = sorted(int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit())
     if not steps or (step is not None and step not in steps):
         raise UserError(f"{path} has no checkpoint" + ("" if step is None else f" of step {step}"))
-    chosen = folder.absolute() / str(steps[-1] if step is None else step)
+    tree = read(folder / str(steps[-1] if step is None else step), evaluated_part)
+    found = tree.get("ema", tree)
+    return found["params"], found.get("stats") or {}
+
+
+def evaluated_part(tree: dict[str, Any]) -> dict[str, Any]:
+    """Of a checkpoint's state, what is evaluated."""
+    if tree.get("ema"):
+        return {"ema": tree["ema"]}
+    return {name: tree.get(name) or {} for name in ("params", "stats")}
+
+
+def read(folder: pathlib.Path, part: Callable[[dict], dict] = dict) -> dict[str, Any]:
+    """Arrays of one checkpoint's state on the host, `part` of them (of their shapes)."""
+    path = folder.absolute() / "state"
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        tree = reader.metadata(chosen / "state").item_metadata.tree
-        part = (
-            {"ema": tree["ema"]}
-            if tree.get("ema")
-            else {name: tree.get(name) or {} for name in ("params", "stats")}
-        )
-        item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), part)
+        shapes = part(reader.metadata(path).item_metadata.tree)
+        item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)
         kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-        restored = reader.restore(
-            chosen / "state",
-            args=ocp.args.PyTreeRestore(item=item, restore_args=kinds, partial_restore=True),
-        )
-    restored = restored.get("ema", restored)
-    return restored["params"], restored.get("stats") or {}
+        args = ocp.args.PyTreeRestore(item=item, restore_args=kinds, partial_restore=True)
+        return reader.restore(path, args=args)

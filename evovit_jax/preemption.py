@@ -7,7 +7,6 @@ on the step after which all of them save.
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Self
 
 import jax
 from jax.experimental import multihost_utils
@@ -23,7 +22,7 @@ class Preemption:
         self._received = False
         self._previous = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Preemption":
         # Python lets only the main thread handle signals; elsewhere SIGTERM simply ends the run.
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._receive)

@@ -1,0 +1,196 @@
+"""Saving and restoring: bits, other meshes, damage, other networks."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import tiny_config
+
+from evovit_jax import checkpoint, sharding
+from evovit_jax.checkpoint import Checkpointer
+from evovit_jax.errors import UserError
+from evovit_jax.state import new_state
+
+SHAPES = {"blocks/0/kernel": (16, 8), "blocks/0/bias": (8,), "head/kernel": (8, 3)}
+
+
+def make_state(step=0, shapes=None, tx=None, keep_average=True):
+    rng = np.random.default_rng(step)
+    params = {
+        name: jnp.asarray(rng.normal(size=shape).astype(np.float32))
+        for name, shape in (shapes or SHAPES).items()
+    }
+    stats = {"norm/mean": jnp.asarray(rng.normal(size=4).astype(np.float32))}
+    meter = {"sums": {"loss": jnp.float32(step)}, "bad": jnp.int32(-1)}
+    state = new_state(params, stats, tx or optax.adam(1e-3), meter, keep_average=keep_average)
+    return state.replace(step=jnp.int32(step))
+
+
+def like(state, mesh=None):
+    mesh = mesh or sharding.make_mesh(tiny_config(mesh__data=1), jax.devices()[:1])
+    placed = sharding.param_shardings(mesh, state.params, ((".*", "fsdp"),))
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        state,
+        sharding.state_shardings(mesh, state, placed),
+    )
+
+
+def save(tmp_path, *steps, keep=2, metrics=None, **settings):
+    checkpointer = Checkpointer(tmp_path, keep=keep, **settings)
+    for step in steps:
+        top1 = (metrics or {}).get(step)
+        found = None if top1 is None else {"val_top1": top1}
+        checkpointer.save(step, make_state(step), {"next_index": step}, found)
+    checkpointer.wait()
+    return checkpointer
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def kept(tmp_path):
+    names = [p.name for p in (tmp_path / checkpoint.FOLDER).iterdir()]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def test_everything_comes_back_bit_for_bit(tmp_path):
+    save(tmp_path, 3).close()
+    state, data = Checkpointer(tmp_path).restore(like(make_state()))
+    same(state, make_state(3))
+    assert isinstance(state.opt_state, type(make_state().opt_state))
+    assert data == {"next_index": 3}
+
+
+def test_an_empty_folder_restores_nothing(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    assert checkpointer.latest_step() is None
+    assert checkpointer.restore(like(make_state())) is None
+
+
+def test_the_newest_and_the_best_stay(tmp_path):
+    save(tmp_path, 1, 2, 3, 4, 5, keep=2, keep_best=1, metrics={1: 50.0, 2: 90.0, 4: 60.0}).close()
+    assert kept(tmp_path) == [2, 4, 5]
+
+
+def test_a_step_is_saved_once(tmp_path):
+    checkpointer = save(tmp_path, 1)
+    checkpointer.save(1, make_state(2), {}, None)
+    same(checkpointer.restore(like(make_state()))[0], make_state(1))
+
+
+def test_saving_does_not_see_what_a_donating_step_does_next(tmp_path):
+    big = {"a": (512, 1024)}
+    checkpointer, state = Checkpointer(tmp_path), make_state(1, big)
+    expected = jax.device_get(state)
+    checkpointer.save(1, state, {}, None)
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    for _ in range(5):
+        state = step(state)
+    checkpointer.wait()
+    same(checkpointer.restore(like(make_state(0, big)))[0], expected)
+
+
+def test_another_mesh(tmp_path):
+    save(tmp_path, 1).close()
+    mesh = sharding.make_mesh(tiny_config(mesh__data=2, mesh__fsdp=4), jax.devices())
+    state, _ = Checkpointer(tmp_path).restore(like(make_state(), mesh))
+    same(state, make_state(1))
+    assert state.params["blocks/0/kernel"].sharding.shard_shape((16, 8)) == (4, 8)
+
+
+def damage(folder: pathlib.Path, how: str) -> None:
+    if how == "no run item":
+        (folder / "run" / "metadata").unlink()
+        return
+    files = [p for p in folder.rglob("d/*") if p.is_file()]
+    largest = max(files, key=lambda p: p.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    if how == "cut short":
+        data = data[: len(data) // 2]
+    else:
+        data[len(data) // 4 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 4)
+    largest.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("how", ["cut short", "zeros", "no run item"])
+def test_a_damaged_newest_one_is_reported_and_passed_over(tmp_path, capsys, how):
+    save(tmp_path, 1, 2).close()
+    damage(tmp_path / checkpoint.FOLDER / "2", how)
+    checkpointer = Checkpointer(tmp_path)
+    state, data = checkpointer.restore(like(make_state()))
+    same(state, make_state(1))
+    assert data == {"next_index": 1}
+    assert re.match(r"checkpoint 2 is damaged \(.+\)", capsys.readouterr().out)
+    # Its place is free again.
+    checkpointer.save(2, make_state(2), {"next_index": 2}, None)
+    checkpointer.wait()
+    same(checkpointer.restore(like(make_state()))[0], make_state(2))
+
+
+def test_values_that_changed_on_disk_are_noticed(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        real = checkpoint.checksums
+        patch.setattr(checkpoint, "checksums", lambda tree: real(tree) | {"params/head/kernel": 1})
+        save(tmp_path, 1).close()
+    with pytest.raises(UserError, match=r"all checkpoints of .* are damaged"):
+        Checkpointer(tmp_path).restore(like(make_state()))
+    assert "the checksum of params/head/kernel is wrong" in capsys.readouterr().out
+
+
+def test_checksums_see_every_bit_and_no_sharding():
+    x = jnp.arange(64, dtype=jnp.float32).reshape(8, 8)
+    flipped = x.at[3, 3].set(jnp.nextafter(x[3, 3], jnp.float32(1e9)))
+    mesh = sharding.make_mesh(tiny_config(), jax.devices())
+    spread = jax.device_put(x, sharding.batch_sharding(mesh))
+    sums = [checkpoint.checksums({"x": v})["x"] for v in (x, flipped, spread)]
+    assert sums[0] != sums[1]
+    assert sums[0] == sums[2]
+    others = {"i": jnp.arange(3), "b": jnp.array([True]), "h": jnp.ones(2, jnp.bfloat16)}
+    assert checkpoint.checksums(others)["b"] == 1
+
+
+def test_another_architecture_names_the_parameters(tmp_path):
+    save(tmp_path, 1).close()
+    other = {"blocks/0/kernel": (16, 4), "blocks/0/bias": (8,), "head/other": (8, 3)}
+    with pytest.raises(UserError) as error:
+        Checkpointer(tmp_path).restore(like(make_state(0, other)))
+    message = str(error.value)
+    assert "is of another architecture" in message
+    assert "blocks/0/kernel (float32[16, 8] there, float32[16, 4] here)" in message
+    assert "head/other (only here)" in message
+    assert "head/kernel (only there)" in message
+    assert "bias" not in message
+    assert "\n" not in message
+
+
+def test_another_optimiser_is_said_so(tmp_path):
+    save(tmp_path, 1).close()
+    with pytest.raises(UserError, match="another optimiser, average or loss: opt_state"):
+        Checkpointer(tmp_path).restore(like(make_state(tx=optax.sgd(0.1, momentum=0.9))))
+
+
+@pytest.mark.parametrize("keep_average", [True, False])
+def test_the_evaluated_variables_alone(tmp_path, keep_average):
+    state = make_state(1, keep_average=keep_average)
+    if keep_average:
+        state = state.replace(ema=jax.tree.map(lambda x: x + 1, state.ema))
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, state, {}, None)
+    checkpointer.close()
+    expected = state.evaluated()
+    for path in (tmp_path, tmp_path / checkpoint.FOLDER):
+        params, stats = checkpoint.load_variables(path)
+        same(params, expected[0])
+        same(stats, expected[1])
+        assert isinstance(params["head/kernel"], np.ndarray)
+
+
+def test_no_checkpoint_to_load(tmp_path):
+    with pytest.raises(UserError, match="has no checkpoint"):
+        checkpoint.load_variables(tmp_path)
