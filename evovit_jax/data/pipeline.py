@@ -13,11 +13,10 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from evovit_jax.data import workers
 from evovit_jax.data.rows import EvalRows, TrainRows, empty_rows, open_train_rows
 from evovit_jax.data.sampler import Sampler, batch_layout, epoch_length, example_keys
 from evovit_jax.data.source import Source, open_source
-from evovit_jax.data.workers import Workers
+from evovit_jax.data.workers import Processes, Threads, Workers, cores
 from evovit_jax.errors import UserError
 
 # grain wants a length; no run takes this many batches.
@@ -49,13 +48,13 @@ def make_train_iterator(
     """
     source = source or train_source(config)
     if config.data_processes:
-        maker = workers.processes(open_train_rows, config, count=config.data_processes)
+        team = Processes(open_train_rows, config, count=config.data_processes)
     else:
-        maker = workers.threads(TrainRows(config, source), _threads(config))
+        team = Threads(TrainRows(config, source), _threads(config))
     global_batch = local_batch_size * process_count
     first = process_index * local_batch_size
     batches = _TrainBatches(
-        maker,
+        team,
         Sampler(len(source), seed, config.augment.repeats),
         _Unreadable(source, config.data_limit_unreadable),
         seed=seed,
@@ -120,7 +119,7 @@ def _fits(source: Source, config: ConfigDict) -> Source:
 
 
 def _threads(config: ConfigDict) -> int:
-    return config.data_threads or workers.cores()
+    return config.data_threads or cores()
 
 
 class _Unreadable:
@@ -189,11 +188,7 @@ class _TrainBatches:
         epochs, indices, views = self._sampler(positions)
         keys = example_keys(self._seed, epochs, indices, views)
         batch = empty_rows(len(indices), self._size)
-        for part, rows in self._workers(indices, keys):
-            self._unreadable.add(rows.unreadable)
-            batch.image[part] = rows.image
-            batch.label[part] = rows.label
-            batch.index[part] = rows.index
+        self._unreadable.add(self._workers.fill(batch, indices, keys))
         return {"image": batch.image, "label": batch.label, "index": batch.index}
 
 
@@ -214,7 +209,7 @@ class EvalBatches:
         process_count: int,
     ):
         self.num_examples = len(source)
-        self._workers = workers.threads(EvalRows(config, source), _threads(config))
+        self._workers = Threads(EvalRows(config, source), _threads(config))
         self._size = config.model.image_size
         self._unreadable = _Unreadable(source, config.data_limit_unreadable)
         self._batch = local_batch_size
@@ -233,10 +228,7 @@ class EvalBatches:
         batch = empty_rows(self._batch, self._size)
         mask = np.zeros(self._batch, bool)
         mask[: max(0, last - first)] = True
-        for part, rows in self._workers(np.arange(first, last)):
-            self._unreadable.add(rows.unreadable)
-            batch.image[: last - first][part] = rows.image
-            batch.label[: last - first][part] = rows.label
-            for index, _ in rows.unreadable:
-                mask[index - first] = False
+        unreadable = self._workers.fill(batch, np.arange(first, last))
+        self._unreadable.add(unreadable)
+        mask[[index - first for index, _ in unreadable]] = False
         return {"image": batch.image, "label": batch.label, "mask": mask}

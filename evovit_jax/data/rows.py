@@ -27,6 +27,10 @@ class Rows:
     index: np.ndarray
     unreadable: list[tuple[int, str]]
 
+    def part(self, which: slice) -> "Rows":
+        """Views of some of the rows, with a list of their own."""
+        return Rows(self.image[which], self.label[which], self.index[which], [])
+
 
 def empty_rows(count: int, size: int) -> Rows:
     """Rows of zeros."""
@@ -35,7 +39,7 @@ def empty_rows(count: int, size: int) -> Rows:
 
 
 class TrainRows:
-    """(indices, keys) to augmented rows; the next readable example stands in for an unreadable."""
+    """Fills rows for (indices, keys); the next readable example stands in for an unreadable one."""
 
     def __init__(self, config: ConfigDict, source: Source):
         self._images = SmallImages(source)
@@ -43,11 +47,9 @@ class TrainRows:
         # One more ends the run, so there is no sense in looking for further ones.
         self._tries = min(config.data_limit_unreadable + 1, len(source))
 
-    def __call__(self, indices: np.ndarray, keys: np.ndarray) -> Rows:
-        rows = empty_rows(len(indices), self._transform.size)
+    def __call__(self, rows: Rows, indices: np.ndarray, keys: np.ndarray) -> None:
         for row, (index, key) in enumerate(zip(indices.tolist(), keys.tolist(), strict=True)):
             self._fill(rows, row, index, key)
-        return rows
 
     def _fill(self, rows: Rows, row: int, index: int, key: int) -> None:
         for _ in range(self._tries):
@@ -62,14 +64,13 @@ class TrainRows:
 
 
 class EvalRows:
-    """Indices to rows of evaluation; an unreadable one stays zero and is named."""
+    """Fills rows of evaluation; an unreadable one stays zero and is named."""
 
     def __init__(self, config: ConfigDict, source: Source):
         self._images = SmallImages(source)
         self._transform = EvalTransform(config)
 
-    def __call__(self, indices: np.ndarray) -> Rows:
-        rows = empty_rows(len(indices), self._transform.size)
+    def __call__(self, rows: Rows, indices: np.ndarray) -> None:
         rows.index[:] = indices
         for row, index in enumerate(indices.tolist()):
             try:
@@ -78,7 +79,6 @@ class EvalRows:
                 rows.label[row] = label
             except UnreadableImage as error:
                 rows.unreadable.append((index, str(error)))
-        return rows
 
 
 def open_train_rows(config: ConfigDict) -> TrainRows:

@@ -5,40 +5,82 @@ copying a pixel; what remains of Python limits one process to a few thousand ima
 which a host of many cores takes processes.
 """
 
+import abc
 import multiprocessing
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from evovit_jax.data.rows import Rows
+from evovit_jax.data.rows import Rows, empty_rows
 
 # Rows that a worker makes at a time.
 CHUNK = 8
-_make: Callable[..., Rows] | None = None  # of a worker process
+# Fills rows for what stands in some columns, such as indices and keys.
+Maker = Callable[..., None]
+_make: Maker | None = None  # of a worker process
 
 
-class Workers:
-    """Calls a maker of rows on the chunks of a batch, in threads or in processes."""
+class Workers(abc.ABC):
+    """Fills batches, some rows at a time."""
 
-    def __init__(self, pool: Executor, make: Callable[..., Rows]):
-        self._pool = pool
-        self._make = make
-
-    def __call__(self, *columns: np.ndarray) -> Iterator[tuple[slice, Rows]]:
-        """Yields (rows of the batch, their content), in order.
+    def fill(self, batch: Rows, *columns: np.ndarray) -> list[tuple[int, str]]:
+        """Fills the first rows of a batch; returns (index, reason) of what could not be read.
 
         Args:
+            batch: as long as the columns, or longer.
             *columns: what the maker takes, equally long.
         """
         count = len(columns[0])
-        parts = [slice(start, start + CHUNK) for start in range(0, count, CHUNK)]
+        parts = [slice(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
         chunks = [[column[part] for part in parts] for column in columns]
-        return zip(parts, self._pool.map(self._make, *chunks), strict=True)
+        filled = list(self._fill([batch.part(part) for part in parts], *chunks))
+        return [found for rows in filled for found in rows.unreadable]
+
+    @abc.abstractmethod
+    def _fill(self, parts: list[Rows], *chunks: list[np.ndarray]) -> Iterator[Rows]:
+        """Fills each part for its chunk of every column; yields what it was made from."""
+
+
+class Threads(Workers):
+    """Threads of this process that share one maker and write into the batch."""
+
+    def __init__(self, make: Maker, count: int):
+        self._make = make
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="evovit-data")
+
+    def _fill(self, parts: list[Rows], *chunks: list[np.ndarray]) -> Iterator[Rows]:
+        def fill(rows: Rows, *columns: np.ndarray) -> Rows:
+            self._make(rows, *columns)
+            return rows
+
+        return self._pool.map(fill, parts, *chunks)
+
+
+class Processes(Workers):
+    """Processes that each open a maker of their own, `open_maker(*args)`, all to be pickled.
+
+    They start anew rather than fork, since JAX has threads; a script that starts them needs
+    `if __name__ == "__main__":`.
+    """
+
+    def __init__(self, open_maker: Callable[..., Maker], *args: Any, count: int):
+        self._pool = ProcessPoolExecutor(
+            count,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start,
+            initargs=(os.getpid(), open_maker, args),
+        )
+
+    def _fill(self, parts: list[Rows], *chunks: list[np.ndarray]) -> Iterator[Rows]:
+        sizes = [part.image.shape[1] for part in parts]
+        for part, made in zip(parts, self._pool.map(_make_rows, sizes, *chunks), strict=True):
+            part.image[:], part.label[:], part.index[:] = made.image, made.label, made.index
+            yield made
 
 
 def cores() -> int:
@@ -48,27 +90,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def threads(make: Callable[..., Rows], count: int) -> Workers:
-    """Threads of this process that share one maker."""
-    return Workers(ThreadPoolExecutor(count, thread_name_prefix="evovit-data"), make)
-
-
-def processes(open_maker: Callable[..., Callable[..., Rows]], *args: Any, count: int) -> Workers:
-    """Processes that each open a maker of their own, `open_maker(*args)`, all to be pickled.
-
-    They start anew rather than fork, since JAX has threads; a script that starts them needs
-    `if __name__ == "__main__":`.
-    """
-    pool = ProcessPoolExecutor(
-        count,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start,
-        initargs=(os.getpid(), open_maker, args),
-    )
-    return Workers(pool, _call)
-
-
-def _start(parent: int, open_maker: Callable[..., Callable[..., Rows]], args: tuple) -> None:
+def _start(parent: int, open_maker: Callable[..., Maker], args: tuple) -> None:
     global _make
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     _make = open_maker(*args)
@@ -81,5 +103,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _call(*columns: np.ndarray) -> Rows:
-    return _make(*columns)
+def _make_rows(size: int, *columns: np.ndarray) -> Rows:
+    rows = empty_rows(len(columns[0]), size)
+    _make(rows, *columns)
+    return rows

@@ -15,21 +15,21 @@ ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
 import time
 import numpy as np
-from evovit_jax.data import workers
+from evovit_jax.data import rows, workers
 from tests.data.workers_test import open_numbered
 
 if __name__ == "__main__":
-    [(_, made)] = workers.processes(open_numbered, count=1)(np.arange(2))
-    print(made.label[0], flush=True)
+    batch = rows.empty_rows(2, 2)
+    workers.Processes(open_numbered, count=1).fill(batch, np.arange(2))
+    print(batch.label[0], flush=True)
     time.sleep(60)
 """
 
 
-def numbered(indices: np.ndarray) -> rows.Rows:
-    made = rows.empty_rows(len(indices), 2)
+def numbered(made: rows.Rows, indices: np.ndarray) -> None:
     made.label[:] = os.getpid()
     made.index[:] = indices
-    return made
+    made.unreadable += [(int(index), "odd") for index in indices if index % 2]
 
 
 def open_numbered():
@@ -46,11 +46,12 @@ def _alive(process: int) -> bool:
     return state != "Z"
 
 
-def test_chunks_come_in_order_from_threads():
-    found = list(workers.threads(numbered, 3)(np.arange(19)))
-    assert [part for part, _ in found] == [slice(0, 8), slice(8, 16), slice(16, 24)]
-    assert np.concatenate([made.index for _, made in found]).tolist() == list(range(19))
-    assert not list(workers.threads(numbered, 3)(np.arange(0)))
+def test_threads_fill_the_first_rows_of_a_batch():
+    batch = rows.empty_rows(21, 2)
+    unreadable = workers.Threads(numbered, 3).fill(batch, np.arange(1, 20))
+    assert batch.index.tolist() == [*range(1, 20), 0, 0]
+    assert unreadable == [(index, "odd") for index in range(1, 20, 2)]
+    assert workers.Threads(numbered, 3).fill(batch, np.arange(0)) == []
 
 
 def test_a_worker_ends_when_its_parent_is_killed():
