@@ -23,6 +23,7 @@ from ml_collections.config_dict import placeholder
 
 from evovit_jax import durations
 from evovit_jax.errors import UserError, suggestion
+from evovit_jax.smoke import smoke
 
 # A flag that changes a field: --config.batch_size=128, --config.mean[0]=0.5.
 OVERRIDE = re.compile(r"--?config\.([\w.\[\]]+)(?:=|$)")
@@ -64,11 +65,14 @@ def get_config() -> ConfigDict:
     # A token reduction and its fields, "evo,keep_rate=0.5"; "" = the model's own, "none" = dense.
     c.reduction = ""
     c.init_weights = ""  # a checkpoint or weight file to start from; "" = random initial values
+    # A pattern: variables that init_weights may lack, tensors of it that are not used; "" = none.
+    c.init_allow_missing = ""
     # --- how ---
     c.optim = _optim()
     c.augment = _augment()
     c.eval_transform = _eval_transform()
     c.loss = _loss()
+    c.distill = _distill()
     c.ema = ConfigDict()
     c.ema.decay = 0.99996  # of the average that is evaluated and exported; 0 = no average
     c.ema.warmup = False  # whether the decay rises as (1 + step) / (10 + step), for short runs
@@ -96,11 +100,13 @@ def _model() -> ConfigDict:
     c.name = "deit_small_patch16_224"  # see evovit_jax.list_models(); None below = the model's own
     c.num_classes = placeholder(int)  # None = the data set's
     c.image_size = 224  # pixels, height and width
-    c.patch_size = placeholder(int)
-    c.embed_dim = placeholder(int)
-    c.depth = placeholder(int)
-    c.num_heads = placeholder(int)
-    c.mlp_ratio = placeholder(float)
+    c.patch_size = placeholder(int)  # pixels
+    # A LeViT has three of each, one a stage: "(128,256,384)".
+    c.embed_dim = placeholder(object)
+    c.depth = placeholder(object)  # blocks
+    c.num_heads = placeholder(object)  # of attention
+    c.key_dim = placeholder(int)  # LeViT: width of a head's keys
+    c.mlp_ratio = placeholder(float)  # hidden width of a feed-forward over embed_dim
     c.drop_path_rate = placeholder(float)  # stochastic depth of the last block, linear from 0
     c.dtype = "float32"  # of activations and matmuls; parameters stay float32
     c.remat = "none"  # what the backward pass recomputes to save memory: none, full or dots
@@ -115,9 +121,9 @@ def _optim() -> ConfigDict:
     c.reference_batch = 512  # the rate is scaled by batch_size / reference_batch; 0 = not scaled
     c.warmup_learning_rate = 1e-6  # where the linear rise starts; not scaled
     c.min_learning_rate = 1e-5  # where the cosine ends; not scaled
-    c.beta1 = 0.9
-    c.beta2 = 0.999
-    c.eps = 1e-8
+    c.beta1 = 0.9  # decay of the first moment
+    c.beta2 = 0.999  # decay of the second moment
+    c.eps = 1e-8  # added to the root of the second moment
     c.weight_decay = 0.05  # decoupled, times the learning rate
     # Multiplies weight_decay. As in DeiT: none on biases, norms, tokens and positions.
     c.weight_decay_rules = (
@@ -133,8 +139,9 @@ def _optim() -> ConfigDict:
 
 def _augment() -> ConfigDict:
     c = ConfigDict()
-    # rrc: random resized crop; pad: resize, pad by `pad` with zeros, crop; shift: sub-pixel shift
-    # by up to `pad` px, edges repeated; none: the evaluation transform.
+    # rrc: random resized crop; src: DeiT III's simple random crop, `pad` px mirrored; pad: resize,
+    # pad by `pad` with zeros, crop; shift: sub-pixel shift by up to `pad` px, edges repeated; none:
+    # the evaluation transform.
     c.crop = "rrc"
     c.scale = (0.08, 1.0)  # rrc: share of the image's area
     c.ratio = (3 / 4, 4 / 3)  # rrc: width over height
@@ -159,18 +166,31 @@ def _augment() -> ConfigDict:
 def _eval_transform() -> ConfigDict:
     c = ConfigDict()
     c.resize = 0  # shorter side in pixels before the centre crop; 0 = image_size / crop_fraction
-    c.crop_fraction = 0.875
-    c.interpolation = "bicubic"
+    c.crop_fraction = 0.875  # side of the crop over the shorter side before it
+    c.interpolation = "bicubic"  # bicubic, bilinear, lanczos or nearest
     return c
 
 
 def _loss() -> ConfigDict:
     c = ConfigDict()
     c.name = "softmax"  # softmax: cross entropy; sigmoid: binary cross entropy over the classes
-    c.label_smoothing = 0.1
+    c.label_smoothing = 0.1  # share of the target that is spread over all classes
     # Share of the auxiliary class-token head: (1 - w) * L(logits) + w * L(cls), where there is one.
     c.cls_weight = 0.5
     c.reducer_weights = ((".*", 1.0),)  # rules over the names of a reducer's own losses
+    return c
+
+
+def _distill() -> ConfigDict:
+    c = ConfigDict()
+    # none; soft, hard or cls: from `teacher`; self: DynamicViT's, from the model without reduction.
+    # See evovit_jax/distillation.py.
+    c.kind = "none"
+    c.teacher = ""  # a model and fields of it, "regnety_160,dtype=bfloat16"; frozen
+    # Its weights; "" with kind self = init_weights; "random" = untrained, to try things out.
+    c.teacher_weights = ""
+    c.alpha = 0.5  # soft, hard, cls: the teacher's share of the loss
+    c.tau = 3.0  # soft: temperature
     return c
 
 
@@ -197,45 +217,6 @@ def finish(config: ConfigDict, variant: str, /, **variants: Mapping[str, Any]) -
                 + suggestion(name, ["smoke", *variants])
             )
     return config
-
-
-def smoke(config: ConfigDict) -> None:
-    """Shrinks any recipe to two steps of a tiny network on digits, in place.
-
-    What makes the recipe itself stays: its reduction, its losses, its augmentation, its schedules
-    (shortened with the training), its precision.
-    """
-    for name in durations.NAMES:
-        for unit in durations.UNITS:
-            config[f"{name}_{unit}"] = None
-    config.update_from_flattened_dict(
-        {
-            "data": "tfds:digits:train[:64]",
-            "eval_data": "tfds:digits:test[:24]",
-            "data_limit_unreadable": 0,
-            "batch_size": 16,
-            "eval_batch_size": 16,
-            "total_steps": 2,
-            "warmup_steps": 1,
-            "checkpoint_steps": 2,
-            "eval_steps": 2,
-            "log_steps": 1,
-            "model.num_classes": None,
-            **smoke_network(config.model.name),
-        }
-    )
-    config.augment.mix_group = min(config.augment.mix_group, config.batch_size)
-
-
-def smoke_network(name: str) -> dict[str, Any]:
-    """The fields of `config.model` that make a family's smallest sensible network."""
-    del name
-    return {
-        "model.image_size": 32,
-        "model.patch_size": 8,
-        "model.embed_dim": 24,
-        "model.num_heads": 3,
-    }
 
 
 def field_names(config: ConfigDict, prefix: str = "") -> list[str]:

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import io
 import pathlib
+import tempfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -90,7 +91,8 @@ def prepare_digits(data_dir: str) -> None:
     with _quiet():
         if Digits(data_dir=data_dir, file_format="array_record").is_prepared():
             return
-        with _lock(pathlib.Path(data_dir)):
+        # A bucket has no locks; there TFDS's own renaming decides who was first.
+        with _lock(pathlib.Path(tempfile.gettempdir() if "://" in data_dir else data_dir)):
             builder = Digits(data_dir=data_dir, file_format="array_record")
             if not builder.is_prepared():  # by who held the lock before
                 builder.download_and_prepare()
