@@ -67,9 +67,6 @@ class LeViTConfig:
     attention_kernel: str = "auto"
 
     def __post_init__(self):
-        for name in ("embed_dim", "num_heads", "depth"):
-            if not isinstance(getattr(self, name), tuple):
-                raise UserError(f"{name} of a LeViT is a list, one number a stage")
         if not len(self.embed_dim) == len(self.num_heads) == len(self.depth):
             raise UserError("embed_dim, num_heads and depth must have one number for each stage")
         if self.image_size % 16:

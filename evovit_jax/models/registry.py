@@ -112,12 +112,17 @@ def create_model(
       UserError: for an unknown model, field or reduction, or a value that does not fit.
     """
     entry = model_entry(name)
-    known = [field.name for field in dataclasses.fields(entry.model.Config)]
-    for field in overrides:
-        if field not in known:
-            raise UserError(f"model {name} has no field {field!r}; {suggestion(field, known)}")
-    given = {key: value for key, value in overrides.items() if value is not None}
-    given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+    defaults = {field.name: field.default for field in dataclasses.fields(entry.model.Config)}
+    given = {}
+    for field, value in overrides.items():
+        if field not in defaults:
+            raise UserError(
+                f"model {name} has no field {field!r}; {suggestion(field, list(defaults))}"
+            )
+        if value is not None:
+            given[field] = tuple(value) if isinstance(value, list) else value
+            if isinstance(defaults[field], tuple) and not isinstance(given[field], tuple):
+                raise UserError(f"{field} of {name} is a list, a number for each stage")
     config = entry.model.Config(**{**entry.settings, **given})
     rngs = nnx.Rngs(params=seed) if rngs is None else rngs
     return entry.model(config, entry.reduction if reduction is None else reduction, rngs=rngs)
