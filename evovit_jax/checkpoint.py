@@ -22,6 +22,8 @@ from evovit_jax.state import TrainState, Variables
 
 FOLDER = "checkpoints"
 METRIC = "val_top1"
+# The metric of a checkpoint without an evaluation: it is never the best while another has one.
+UNEVALUATED = -1.0
 
 
 class Damaged(Exception):
@@ -35,11 +37,7 @@ class Checkpointer:
         self.folder = workdir.absolute() / FOLDER
         policies = [managers.LatestN(max(1, keep))]
         if keep_best:
-            policies.append(
-                managers.BestN(
-                    get_metric_fn=_metric, n=keep_best, keep_checkpoints_without_metrics=False
-                )
-            )
+            policies.append(managers.BestN(get_metric_fn=_metric, n=keep_best))
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -73,7 +71,7 @@ class Checkpointer:
         self._manager.save(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardSave(tree), run=ocp.args.JsonSave(run)),
-            metrics=None if metrics is None else {METRIC: metrics[METRIC]},
+            metrics={METRIC: (metrics or {}).get(METRIC, UNEVALUATED)},
         )
 
     def restore(self, like: TrainState) -> tuple[TrainState, Any] | None:

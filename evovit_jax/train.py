@@ -6,7 +6,6 @@ The host waits for the device once an interval of metrics, and where it evaluate
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -15,10 +14,10 @@ from ml_collections import ConfigDict
 
 from evovit_jax import nan_guard, phases, sharding
 from evovit_jax.checkpoint import Checkpointer
-from evovit_jax.errors import UserError
 from evovit_jax.metrics import MetricWriter, Pace, progress
 from evovit_jax.preemption import Preemption
 from evovit_jax.run import Run
+from evovit_jax.workdir import prepare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +42,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> Resul
     """
     workdir = pathlib.Path(workdir)
     run = Run(config)
-    prepare_workdir(workdir, run.config)
+    for change in prepare(workdir, run.config):
+        say(f"changed since this run began: {change}")
     checkpoints = Checkpointer(
         workdir, keep=run.config.keep_checkpoints, keep_best=run.config.keep_best
     )
@@ -176,22 +176,6 @@ class Loop:
             "images_per_second": rate,
             "workdir": str(self.workdir),
         }
-
-
-def prepare_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Makes the work directory and writes the config into it.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    path = workdir / "config.json"
-    text = json.dumps(config.to_dict(), indent=2) + "\n"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
-            path.write_text(text)
-    except OSError as error:
-        raise UserError(f"the work directory {workdir} cannot be written: {error}") from error
 
 
 def describe(run: Run) -> str:

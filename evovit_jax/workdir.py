@@ -1,0 +1,52 @@
+"""The work directory of a run, and the config in it."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from evovit_jax.errors import UserError
+
+FILE = "config.json"
+
+
+def prepare(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
+    """Makes the work directory and writes the config into it.
+
+    Returns:
+      What differs from the config that was there, "FIELD: OLD -> NEW" each; empty for a new run.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    path = workdir / FILE
+    text = json.dumps(config.to_dict(), indent=2) + "\n"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        before = _read(path)
+        if jax.process_index() == 0:
+            path.write_text(text)
+    except OSError as error:
+        raise UserError(f"the work directory {workdir} cannot be written: {error}") from error
+    return [] if before is None else differences(before, json.loads(text))
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):  # none, or one that a kill cut short
+        return None
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """The fields in which two configs differ, "FIELD: OLD -> NEW" each."""
+    found = []
+    for name in {**old, **new}:
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found.append(f"{prefix}{name}: {a} -> {b}")
+    return found

@@ -1,0 +1,34 @@
+"""The config that a work directory keeps."""
+
+import json
+
+import pytest
+from tiny import tiny_config
+
+from evovit_jax import workdir
+from evovit_jax.errors import UserError
+
+
+def test_what_changed_is_said(tmp_path):
+    path = tmp_path / "a" / "b"
+    assert workdir.prepare(path, tiny_config()) == []
+    assert json.loads((path / workdir.FILE).read_text())["model"]["embed_dim"] == 16
+    assert workdir.prepare(path, tiny_config()) == []
+    changed = tiny_config(total_steps=3, optim__learning_rate=1.0, optim__clip_norm=2.0)
+    assert set(workdir.prepare(path, changed)) == {
+        "total_steps: 2 -> 3",
+        "optim.learning_rate: 0.001 -> 1.0",
+        "optim.clip_norm: 0.0 -> 2.0",
+    }
+
+
+def test_a_config_cut_short_is_written_again(tmp_path):
+    (tmp_path / workdir.FILE).write_text('{"mod')
+    assert workdir.prepare(tmp_path, tiny_config()) == []
+    assert json.loads((tmp_path / workdir.FILE).read_text())["seed"] == 0
+
+
+def test_what_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"the work directory .* cannot be written"):
+        workdir.prepare(tmp_path / "file" / "x", tiny_config())
