@@ -57,21 +57,35 @@ def training_loss(
     logits: Float[Array, "b k"],
     out: Outputs,
     targets: Float[Array, "b k"],
+    taught: Float[Array, ""] | None = None,
+    others: Terms | None = None,
 ) -> tuple[Float[Array, ""], Terms]:
     """The loss of a batch and its terms, before weighting, by name.
 
     `(1 - w) * L(logits) + w * L(cls)` where the model has an auxiliary class-token head (w is
-    `loss.cls_weight`; Evo-ViT, Section 3.4), plus the reducer's losses by `loss.reducer_weights`.
+    `loss.cls_weight`; Evo-ViT, Section 3.4), of which the loss against a teacher, `taught`, takes
+    its share `distill.alpha`; plus the reducer's losses, with `others` that it has against a
+    teacher, by `loss.reducer_weights`. Distillation heads without a teacher learn the labels: they
+    are averaged with the heads beside them, as in inference.
     """
     loss_of = criterion(config.loss.name)
-    total = loss_of(logits, targets).mean()
+    heads = {"": logits, **out.aux_logits}
+    if taught is None:
+        for head, distilled in (("", "dist"), ("cls", "cls_dist")):
+            if distilled in heads:
+                heads[head] = (heads[head] + heads[distilled]) / 2
+    total = loss_of(heads[""], targets).mean()
     terms = {}
-    if "cls" in out.aux_logits and config.loss.cls_weight:
-        on_class = loss_of(out.aux_logits["cls"], targets).mean()
+    if "cls" in heads and config.loss.cls_weight:
+        on_class = loss_of(heads["cls"], targets).mean()
         total = (1 - config.loss.cls_weight) * total + config.loss.cls_weight * on_class
         terms["loss_cls"] = on_class
-    weights = rules.match(config.loss.reducer_weights, out.losses, field="loss.reducer_weights")
-    for name, value in out.losses.items():
+    if taught is not None:
+        total = (1 - config.distill.alpha) * total + config.distill.alpha * taught
+        terms["loss_distill"] = taught
+    own = {**out.losses, **(others or {})}
+    weights = rules.match(config.loss.reducer_weights, own, field="loss.reducer_weights")
+    for name, value in own.items():
         total = total + weights[name] * value
         terms[f"loss_{name}"] = value
     return total, {"loss": total, **terms}

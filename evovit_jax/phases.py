@@ -1,8 +1,9 @@
 """What changes of the reduction while a run goes on: static settings by step.
 
 Every distinct setting is a compiled program, so a schedule is a short list of phases: Evo-ViT
-selects in every block at first and once a stage later (Section 3.4 of the paper); a keep rate may
-fall from 1 to the reducer's own (EViT, Section 4) in a few levels.
+selects in every block at first and once a stage later (Section 3.4 of the paper), when Evo-LeViT's
+weight of new class attention begins to be learned; a keep rate may fall from 1 to the reducer's own
+(EViT, Section 4) in a few levels.
 """
 
 import dataclasses
@@ -37,7 +38,9 @@ def plan(config: ConfigDict, *, total: int, examples: int) -> tuple[Phase, ...]:
     """
     spec = config.reduction or model_entry(config.model.name).reduction
     name, given = reduction.parse(spec)
-    fields = {f.name: f.default for f in dataclasses.fields(reduction.reducer_class(name).Fields)}
+    in_pyramid = isinstance(model_entry(config.model.name).model.Config.depth, tuple)
+    reducer = reduction.reducer_class(name, in_pyramid=in_pyramid)
+    fields = {f.name: f.default for f in dataclasses.fields(reducer.Fields)}
     fields.update(given)
 
     def duration(kind: str, needs: str) -> int | None:
@@ -52,6 +55,9 @@ def plan(config: ConfigDict, *, total: int, examples: int) -> tuple[Phase, ...]:
         switch = math.ceil(total * 2 / 3) if switch is None else switch
         changes[0]["selection"] = "layer"
         changes.setdefault(switch, {})["selection"] = "stage"
+        if fields.get("tradeoff") == "learned":  # as the official code of Evo-LeViT does
+            changes[0]["tradeoff"] = "fixed"
+            changes[switch]["tradeoff"] = "learned"
     begin = duration("keep_rate_start", "keep_rate") or 0
     length = duration("keep_rate_warmup", "keep_rate")
     if length:

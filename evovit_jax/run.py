@@ -11,7 +11,17 @@ from ml_collections import ConfigDict
 
 import evovit_jax
 from evovit_jax import config as config_lib
-from evovit_jax import durations, losses, nan_guard, optim, phases, schedules, scoring, sharding
+from evovit_jax import (
+    distillation,
+    durations,
+    losses,
+    nan_guard,
+    optim,
+    phases,
+    schedules,
+    scoring,
+    sharding,
+)
 from evovit_jax.data import pipeline
 from evovit_jax.errors import UserError
 from evovit_jax.inputs import Batch
@@ -30,16 +40,24 @@ class Run:
       phases: the reduction's settings over time.
       schedule: the learning rate by step.
       like: the state's shapes, dtypes and shardings.
+      teacher_like: the teacher's shapes and dtypes, None without one.
     """
 
-    def __init__(self, config: ConfigDict, devices: list[jax.Device] | None = None):
+    def __init__(
+        self,
+        config: ConfigDict,
+        devices: list[jax.Device] | None = None,
+        *,
+        examples: int | None = None,
+    ):
+        """Reads the data set's size, unless `examples` (of an epoch) says what it would be."""
         config_lib.check(config)
         config = config.copy_and_resolve_references()
         if config.model.num_classes is None:
             config.model.num_classes = pipeline.num_classes(config)
         self.config = config
         self.mesh = sharding.make_mesh(config, devices)
-        examples = pipeline.examples_per_epoch(config)
+        examples = examples or pipeline.examples_per_epoch(config)
         self._set_durations(examples)
         self.phases = phases.plan(config, total=self.total, examples=examples)
         warmup = durations.steps(config, "warmup", examples) or 0
@@ -61,7 +79,9 @@ class Run:
         self.skeleton = Skeleton(abstract)
         params, stats = Skeleton.variables(abstract)
         tx = optim.optimizer(self.config, params, self.schedule, freeze=freeze)
-        step = TrainStep(self.config, self.skeleton, tx, self.config.model.num_classes)
+        classes, teacher = self.config.model.num_classes, distillation.make_teacher(self.config)
+        step = TrainStep(self.config, self.skeleton, tx, classes, teacher=teacher)
+        self._place_teacher()
         terms = self._term_names(step, params, stats)
         self._step = dataclasses.replace(step, terms=terms, names=tuple(params))
         self.guarded = nan_guard.names_of(terms, list(params))
@@ -90,8 +110,27 @@ class Run:
         images = jax.ShapeDtypeStruct((batch, size, size, 3), "float32")
         targets = jax.ShapeDtypeStruct((batch, config.model.num_classes), "float32")
         loss = functools.partial(step.loss, overrides=self.phases[0].overrides)
-        _, (_, terms) = jax.eval_shape(loss, params, stats, images, targets, jax.random.key(0))
+        given = (params, stats, images, targets, jax.random.key(0))
+        _, (_, terms) = jax.eval_shape(loss, *given, teacher=self.teacher_like)
         return tuple(name for name in losses.in_order(terms) if name not in MEASURED)
+
+    def _place_teacher(self) -> None:
+        """Finds `teacher_like` (None without a teacher) and where it lives: as parameters do."""
+        self.teacher_like, self._teacher_shardings = None, None
+        if self.config.distill.kind == "none":
+            return
+        params, stats = like = distillation.abstract_values(self.config)
+        placed = sharding.param_shardings(self.mesh, params, ((".*", "fsdp"),))
+        self.teacher_like = like
+        self._teacher_shardings = (placed, dict.fromkeys(stats, sharding.replicated(self.mesh)))
+
+    @functools.cached_property
+    def teacher_values(self) -> distillation.TeacherValues | None:
+        """The teacher's variables on the mesh, None without a teacher."""
+        if self.teacher_like is None:
+            return None
+        values = distillation.load_values(self.config)
+        return jax.jit(lambda v: v, out_shardings=self._teacher_shardings)(values)
 
     def _fresh(self, tx: Any, values: Any = None) -> TrainState:
         params, stats = Skeleton.variables(self.create_model()) if values is None else values
@@ -103,7 +142,8 @@ class Run:
         if not self.config.init_weights:
             return self._init()
         model = self.create_model()
-        evovit_jax.load_weights(model, self.config.init_weights)
+        allowed = self.config.init_allow_missing or False
+        evovit_jax.load_weights(model, self.config.init_weights, allow_missing=allowed)
         values = Skeleton.variables(model)
         nan_guard.check_values(values[0], self.config.init_weights)
         return self._init(values=values)
@@ -112,17 +152,21 @@ class Run:
         """A meter over no step."""
         return jax.device_put(new_meter(self.meter_names), sharding.replicated(self.mesh))
 
-    def step_at(self, step: int) -> Callable[[TrainState, Batch], TrainState]:
+    def step_at(self, step: int) -> "Step":
         """The compiled training step of the phase that step number `step` is in."""
-        return self._compiled(phases.at(self.phases, step).overrides)
+        return Step(self._compiled(phases.at(self.phases, step).overrides), self)
 
     def _compile(self, overrides: tuple[tuple[str, Any], ...]) -> Callable:
-        def train_step(state: TrainState, batch: Batch) -> TrainState:
-            return self._step(state, batch, overrides)
+        def train_step(state: TrainState, batch: Batch, teacher: Any) -> TrainState:
+            return self._step(state, batch, overrides, teacher)
 
         return jax.jit(
             train_step,
-            in_shardings=(self.shardings, sharding.batch_sharding(self.mesh)),
+            in_shardings=(
+                self.shardings,
+                sharding.batch_sharding(self.mesh),
+                self._teacher_shardings,
+            ),
             out_shardings=self.shardings,
             donate_argnums=0,
         )
@@ -163,3 +207,19 @@ class Run:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A jitted training step with the run's teacher, if it has one."""
+
+    jitted: Callable
+    run: Run
+
+    def __call__(self, state: TrainState, batch: Batch) -> TrainState:
+        """Takes the step; `state` is donated."""
+        return self.jitted(state, batch, self.run.teacher_values)
+
+    def lower(self, state: Any, batch: Any) -> jax.stages.Lowered:
+        """Lowers it for these arrays or their shapes; no weights of the teacher are loaded."""
+        return self.jitted.lower(state, batch, self.run.teacher_like)

@@ -5,6 +5,7 @@ device, so a run is the same on any mesh.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 
 from evovit_jax import ema, losses, nan_guard
 from evovit_jax.data import mixing
+from evovit_jax.distillation import Teacher, TeacherValues
 from evovit_jax.inputs import Batch, prepare
 from evovit_jax.scoring import score
 from evovit_jax.state import Skeleton, TrainState, Variables
@@ -36,6 +38,7 @@ class TrainStep:
       classes: how many there are.
       terms: names of the loss's terms, in the order in which the NaN guard looks at them.
       names: the parameters' names, likewise.
+      teacher: what the network also learns from; its variables come with each call.
     """
 
     config: ConfigDict
@@ -44,13 +47,20 @@ class TrainStep:
     classes: int
     terms: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    teacher: Teacher | None = None
 
-    def __call__(self, state: TrainState, batch: Batch, overrides: Overrides = ()) -> TrainState:
+    def __call__(
+        self,
+        state: TrainState,
+        batch: Batch,
+        overrides: Overrides = (),
+        teacher: TeacherValues | None = None,
+    ) -> TrainState:
         """One optimiser step; the state stays as it was where a tensor is not finite."""
         key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
         mix_key, model_key = jax.random.split(key)
         images, targets = prepare(self.config, mix_key, batch, self.classes)
-        grads, stats, terms = self.gradients(state, images, targets, model_key, overrides)
+        grads, stats, terms = self.gradients(state, images, targets, model_key, overrides, teacher)
         updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         new = state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state)
@@ -81,9 +91,11 @@ class TrainStep:
         targets: Float[Array, "b k"],
         key: Key[Array, ""],
         overrides: Overrides,
+        teacher: TeacherValues | None = None,
     ) -> tuple[Variables, Variables, losses.Terms]:
         """The mean gradient of the batch, the new statistics, and the mean of the terms."""
-        differentiate = jax.grad(self.loss, has_aux=True)
+        loss = functools.partial(self.loss, teacher=teacher)
+        differentiate = jax.grad(loss, has_aux=True)
         n = self.config.accumulate
         if n == 1:
             grads, (stats, terms) = differentiate(
@@ -113,11 +125,15 @@ class TrainStep:
         targets: Float[Array, "b k"],
         key: Key[Array, ""],
         overrides: Overrides = (),
+        teacher: TeacherValues | None = None,
     ) -> tuple[Float[Array, ""], tuple[Variables, losses.Terms]]:
         """The loss of a batch; the new statistics and the terms beside it."""
         model = self.skeleton.build(params, stats)
         logits, out = model(images, train=True, key=key, reduction=dict(overrides))
-        total, terms = losses.training_loss(self.config, logits, out, targets)
+        taught, others = None, None
+        if self.teacher is not None:
+            taught, others = self.teacher.losses(teacher, images, model, logits, out)
+        total, terms = losses.training_loss(self.config, logits, out, targets, taught, others)
         hits = logits.argmax(axis=-1) == targets.argmax(axis=-1)
         terms["accuracy"] = hits.mean(dtype=jnp.float32)
         return total, (Skeleton.variables(model)[1], terms)

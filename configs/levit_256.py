@@ -1,0 +1,23 @@
+"""LeViT-256 on ImageNet (Graham et al., 2021).
+
+    python -m evovit_jax.main --config=configs/levit_256.py --workdir=DIR
+
+The recipe is `recipes.levit`: 1000 epochs of batch 8192, hard distillation from RegNetY-160.
+
+Published: 81.6 % top-1, 1127 M multiply-adds. Expected: the same within 0.3; nobody has run it to
+the end with this code.
+
+Cost: about 252 A100-hours, an estimate and not a measurement: 2 x (3 x 1.13 + 15.91) GMACs x 1.281
+M images x 1000 epochs at 35 % of 156 TFLOP/s, TF32.
+"""
+
+from ml_collections import ConfigDict
+
+from evovit_jax import config as config_lib
+from evovit_jax import recipes
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe; variants: `smoke`."""
+    c = recipes.levit("levit_256")
+    return config_lib.finish(c, variant)

@@ -1,0 +1,75 @@
+"""Any recipe in two steps: its `:smoke` variant."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from evovit_jax import durations, reduction
+from evovit_jax.distillation import RANDOM
+
+
+def smoke(config: ConfigDict) -> None:
+    """Shrinks any recipe to two steps of a tiny network on digits, in place.
+
+    What makes the recipe itself stays: its reduction, its losses, its augmentation, its schedules
+    (shortened with the training), its precision.
+    """
+    short = {}
+    for name in durations.NAMES:
+        given = [config[f"{name}_{unit}"] is not None for unit in durations.UNITS]
+        if any(given) and name in ("keep_rate_warmup", "freeze"):
+            short[f"{name}_steps"] = 1
+        for unit in durations.UNITS:
+            config[f"{name}_{unit}"] = None
+    config.update_from_flattened_dict(
+        {
+            "data": "tfds:digits:train[:64]",
+            "eval_data": "tfds:digits:test[:24]",
+            "data_limit_unreadable": 0,
+            "batch_size": 16,
+            "eval_batch_size": 16,
+            "total_steps": 2,
+            "warmup_steps": 1,
+            "checkpoint_steps": 2,
+            "eval_steps": 2,
+            "log_steps": 1,
+            "model.num_classes": None,
+            "keep_rate_levels": 1,
+            "init_weights": "",
+            **short,
+            **network(config.model.name),
+        }
+    )
+    if config.distill.kind != "none":
+        config.distill.update(teacher=teacher(config.distill.teacher), teacher_weights=RANDOM)
+    config.augment.mix_group = min(config.augment.mix_group, config.batch_size)
+
+
+def network(name: str) -> dict[str, Any]:
+    """The fields of `config.model` that make a family's smallest sensible network."""
+    if "levit" in name:
+        return {
+            "model.image_size": 64,
+            "model.embed_dim": (16, 24, 32),
+            "model.depth": (2, 2, 2),
+            "model.num_heads": (2, 2, 2),
+            "model.key_dim": 8,
+        }
+    lvvit = name.startswith("lvvit")  # whose stem is for patches of 16 pixels
+    return {
+        "model.image_size": 64 if lvvit else 32,
+        "model.patch_size": None if lvvit else 8,
+        "model.embed_dim": 24,
+        "model.depth": 4,
+        "model.num_heads": 3,
+    }
+
+
+def teacher(spec: str) -> str:
+    """`distill.teacher` as small as can be."""
+    name = spec.partition(",")[0]
+    if name.startswith("regnet"):
+        return f"{name},stem_width=8,widths=8:16,depth=1:1,group_width=8"
+    fields = network(name).items() if name else ()
+    kept = ((key.removeprefix("model."), value) for key, value in fields if value is not None)
+    return reduction.describe({"name": name, **dict(kept)}) if name else ""
