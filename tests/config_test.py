@@ -75,9 +75,6 @@ def test_every_field_is_explained():
             silent.append(text)
     # What these mean is their name's meaning in every paper.
     assert silent == []
-    known = {"c.beta1 = 0.9", "c.beta2 = 0.999", "c.eps = 1e-8", "c.label_smoothing = 0.1"}
-    known |= {"c.crop_fraction = 0.875", 'c.interpolation = "bicubic"'}
-    assert set(silent) <= known
 
 
 def parse(*args, recipe=RECIPE):
