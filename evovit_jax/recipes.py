@@ -181,6 +181,23 @@ def with_rate(reduction: str, keep_rate: float) -> str:
     return f"{name},keep_rate={keep_rate}{comma}{fields}"
 
 
+def on_digits(config: ConfigDict, *, image_size: int) -> None:
+    """Puts a recipe on the embedded digits, in place: 40 epochs of batch 64, shifts, no teacher."""
+    c = config
+    c.data, c.eval_data = "tfds:digits:train", "tfds:digits:test"
+    c.mean, c.std = (0.31,) * 3, (0.38,) * 3
+    c.batch_size, c.eval_batch_size = 64, 360
+    c.total_epochs, c.warmup_epochs, c.layer_to_stage_epochs = 40, 3, None
+    c.checkpoint_epochs, c.eval_epochs, c.log_steps = 20, 10, 100
+    c.model.image_size = image_size
+    c.optim.update(learning_rate=1e-3, reference_batch=0)
+    c.augment.update(crop="shift", pad=image_size // 8, flip=0.0, randaugment="", repeats=1)
+    c.augment.update(color_jitter=0.0, erasing_prob=0.0, mixup=0.0, cutmix=0.0, mix_group=0)
+    c.eval_transform.crop_fraction = 1.0
+    c.distill.update(kind="none", teacher="", teacher_weights="")
+    c.ema.update(decay=0.995, warmup=True)
+
+
 DEIT_WEIGHTS = {
     "t": "hf://timm/deit_tiny_patch16_224.fb_in1k",
     "s": "hf://timm/deit_small_patch16_224.fb_in1k",
