@@ -55,6 +55,15 @@ def evaluate(
     sums = jax.device_put(new_sums(), sharding.replicated(mesh))
     for batch in batches:
         sums = step(sums, sharding.put_batch(mesh, batch))
+    return means(sums)
+
+
+def means(sums: dict[str, Array]) -> dict[str, float]:
+    """What `evaluate` returns, from the sums over a set; waits for them.
+
+    Raises:
+      UserError: the set is empty.
+    """
     total = {name: float(value) for name, value in jax.device_get(sums).items()}
     examples = total.pop("examples")
     if not examples:

@@ -64,7 +64,8 @@ class Predictor(nnx.Module):
         """The log-probabilities; `kept` is 1 for the tokens that are still in."""
         x = jax.nn.gelu(self.embed(self.norm(patches.astype(jnp.float32))), approximate=False)
         local, others = jnp.split(x, 2, axis=-1)
-        weights = kept / kept.sum(axis=1, keepdims=True)
+        # At least one: chance may keep none of an image's tokens (the official code's NaN).
+        weights = kept / jnp.maximum(kept.sum(axis=1, keepdims=True), 1.0)
         mean = jnp.einsum("bp,bpc->bc", weights, others, precision="highest")[:, None]
         x = jnp.concatenate([local, jnp.broadcast_to(mean, local.shape)], axis=-1)
         for layer in self.score[:-1]:

@@ -166,4 +166,6 @@ def test_predictor_reads_the_mean_of_what_is_kept_only():
     before, after = predictor(x, kept), predictor(changed, kept)
     others = np.array([0, 1, 3, 4, 5])
     np.testing.assert_allclose(before[0, others], after[0, others], atol=1e-6)
+    nothing = predictor(x, jnp.zeros((1, 6)))
+    assert bool(jnp.isfinite(nothing).all())  # chance may keep none
     assert Predictor.macs(384, 196) == 196 * (384 * 384 + 384 * 192 + 192 * 96 + 96 * 2 + 192)
