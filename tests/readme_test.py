@@ -1,0 +1,69 @@
+"""Every command of the README runs, on small stand-ins for the files that it names."""
+
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+import evovit_jax
+from evovit_jax.convert import to_torch
+
+ROOT = pathlib.Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.split(" && ")[-1].strip()
+    for line in TEXT.splitlines()
+    if re.match(r"( {4})?(pip install .* && )?python -m evovit_jax\.", line)
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What the README calls DIR: weights, photographs by class, one photograph."""
+    folder = tmp_path_factory.mktemp("readme")
+    model = evovit_jax.create_model("deit_tiny_patch16_224")
+    tensors = {name: np.ascontiguousarray(value) for name, value in to_torch(model).items()}
+    save_file(tensors, folder / "deit_tiny_patch16_224.safetensors")
+    random = np.random.default_rng(0)
+    names = [
+        f"{part}/{kind}/{i}.jpg"
+        for part in ("photos", "train", "val")
+        for kind in "ab"
+        for i in range(8 if part == "train" else 2)
+    ]
+    for name in [*names, "photo.jpg"]:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (64, 80, 3), np.uint8)).save(path)
+    return folder
+
+
+def test_the_readme_opens_with_two_commands():
+    first, second = re.findall(r"^    (pip install .*)$", TEXT, flags=re.MULTILINE)[:2]
+    recipe = "python -m evovit_jax.main --config=configs/digits_evo.py --workdir=runs/digits"
+    assert first == f"pip install -e . && {recipe}"
+    assert second == "pip install -e '.[test]' && pytest"
+    assert len(COMMANDS) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split()[2])
+def test_runs(command, folder, tmp_path):
+    words = shlex.split(command.replace("DIR/", f"{folder}/"))
+    assert words[:2] == ["python", "-m"]
+    # Training in two steps, nothing written into the checkout.
+    words = [re.sub(r"^(--config=.*\.py)$", r"\1:smoke", word) for word in words]
+    words = [re.sub(r"^--workdir=.*", f"--workdir={tmp_path}", word) for word in words]
+    if words[2] == "evovit_jax.main" and any("folder:" in word for word in words):
+        words.append("--config.batch_size=8")
+    done = subprocess.run(
+        [sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip()
