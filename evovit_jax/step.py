@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from evovit_jax import ema, losses, nan_guard
+from evovit_jax.accumulation import mean_gradients
 from evovit_jax.data import mixing
 from evovit_jax.distillation import Teacher, TeacherValues
 from evovit_jax.inputs import Batch, prepare
@@ -60,7 +61,16 @@ class TrainStep:
         key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
         mix_key, model_key = jax.random.split(key)
         images, targets = prepare(self.config, mix_key, batch, self.classes)
-        grads, stats, terms = self.gradients(state, images, targets, model_key, overrides, teacher)
+        loss = functools.partial(self.loss, overrides=overrides, teacher=teacher)
+        grads, stats, terms = mean_gradients(
+            loss,
+            state.params,
+            state.stats,
+            images,
+            targets,
+            model_key,
+            parts=self.config.accumulate,
+        )
         updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         new = state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state)
@@ -83,39 +93,6 @@ class TrainStep:
         meter = {"sums": sums, "steps": state.meter["steps"] + 1, "bad": bad}
         good = bad == nan_guard.ALL_FINITE
         return nan_guard.select(good, new, state).replace(meter=meter)
-
-    def gradients(
-        self,
-        state: TrainState,
-        images: Float[Array, "b h w c"],
-        targets: Float[Array, "b k"],
-        key: Key[Array, ""],
-        overrides: Overrides,
-        teacher: TeacherValues | None = None,
-    ) -> tuple[Variables, Variables, losses.Terms]:
-        """The mean gradient of the batch, the new statistics, and the mean of the terms."""
-        loss = functools.partial(self.loss, teacher=teacher)
-        differentiate = jax.grad(loss, has_aux=True)
-        n = self.config.accumulate
-        if n == 1:
-            grads, (stats, terms) = differentiate(
-                state.params, state.stats, images, targets, key, overrides
-            )
-            return grads, stats, terms
-        # Row i goes to micro-batch i mod n, so that every device splits its own rows.
-        split = [x.reshape(len(x) // n, n, *x.shape[1:]).swapaxes(0, 1) for x in (images, targets)]
-
-        def add(carry, micro):
-            stats, total = carry
-            grads, (stats, terms) = differentiate(
-                state.params, stats, *micro[:2], jax.random.fold_in(key, micro[2]), overrides
-            )
-            return (stats, jax.tree.map(jnp.add, total, grads)), terms
-
-        zeros = jax.tree.map(jnp.zeros_like, state.params)
-        (stats, total), terms = jax.lax.scan(add, (state.stats, zeros), (*split, jnp.arange(n)))
-        mean = jax.tree.map(lambda x: x / n, total)
-        return mean, stats, jax.tree.map(lambda x: x.mean(axis=0), terms)
 
     def loss(
         self,
