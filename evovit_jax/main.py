@@ -1,7 +1,9 @@
 """Trains and evaluates: `python -m evovit_jax.main --config=configs/digits_evo.py --workdir=DIR`.
 
 A run that DIR has a part of goes on from there. The last line of output is a JSON object. The exit
-status is 0, 2 after an error that the user can mend, 143 after SIGTERM (run it again to go on).
+status is 0, 2 after an error that the user can mend, 143 after SIGTERM and 75 after the death of
+another process of the run (run it again to go on).
+With `--plan --devices=64` it says instead what each of so many devices needs memory for.
 """
 
 import json
@@ -12,27 +14,37 @@ from ml_collections import config_flags
 
 from evovit_jax import config as config_lib
 from evovit_jax import distributed
-from evovit_jax.errors import run_command
+from evovit_jax.errors import UserError, run_command
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
     "config", None, "The recipe, FILE.py or FILE.py:VARIANT; --config.FIELD=VALUE changes a field."
 )
 flags.DEFINE_string("workdir", None, "Where checkpoints and metrics go, and are found again.")
+flags.DEFINE_bool("plan", False, "Say what a step needs on --devices devices, and train nothing.")
+flags.DEFINE_integer("devices", 0, "With --plan: how many virtual devices to compile for.")
+flags.DEFINE_float("hbm_gib", None, "With --plan: memory of a device; says whether the run fits.")
+flags.DEFINE_bool("json", False, "With --plan: print one JSON object.")
 
 
 def main() -> int:
     """The command; returns its exit status."""
-    config = config_lib.from_flags(FLAGS, sys.argv, ("config", "workdir"))
-    distributed.initialize()
+    config = config_lib.from_flags(FLAGS, sys.argv, ("config",))
     # Imported late: a wrong flag should not wait for it, and processes join before JAX starts.
-    import jax
+    if FLAGS.plan:
+        from evovit_jax import plan
 
-    from evovit_jax import preemption, train
+        return plan.main(config, devices=FLAGS.devices, hbm_gib=FLAGS.hbm_gib, as_json=FLAGS.json)
+    if FLAGS.workdir is None:
+        raise UserError("--workdir is required; --help shows all flags")
+    with distributed.joined():
+        import jax
 
-    result = train.train_and_evaluate(config, FLAGS.workdir)
-    if jax.process_index() == 0:
-        print(json.dumps(result.summary), flush=True)
+        from evovit_jax import preemption, train
+
+        result = train.train_and_evaluate(config, FLAGS.workdir)
+        if jax.process_index() == 0:
+            print(json.dumps(result.summary), flush=True)
     return preemption.EXIT_STATUS if result.preempted else 0
 
 
