@@ -23,6 +23,7 @@ from evovit_jax.reduction.base import (
     AttentionRequest,
     AttentionView,
     Backbone,
+    BlockTokens,
     Reducer,
     check_blocks,
     check_rate,
@@ -159,6 +160,10 @@ class Evo(Reducer):
             return leave_slow_path(tokens)
         return tokens
 
+    def macs(self, block: int, counts: BlockTokens) -> int:
+        """The representative token, where the slow path is entered."""
+        return representative_macs(self, block, counts)
+
 
 def representative_token(
     x: Float[Array, "b p d"], scores: Float[Array, "b p"], is_placeholder: Array
@@ -167,6 +172,14 @@ def representative_token(
     weights = jnp.where(is_placeholder, scores, 0.0)
     weights = weights / weights.sum(axis=1, keepdims=True)
     return jnp.einsum("bp,bpd->bd", weights.astype(x.dtype), x)[:, None]
+
+
+def representative_macs(reducer: Reducer, block: int, counts: BlockTokens) -> int:
+    """Multiply-adds of the representative token at `block`: the weighted sum over all patches."""
+    if not reducer.fields.representative_token or counts.attention == counts.entering:
+        return 0
+    backbone = reducer.backbone
+    return (counts.entering - backbone.prefix) * backbone.dim[backbone.stage(block)]
 
 
 def enter_slow_path(tokens: TokenSet, count: int, *, block: int, fast_update: bool) -> TokenSet:

@@ -22,10 +22,11 @@ from evovit_jax.reduction.base import (
     AttentionRequest,
     AttentionView,
     Backbone,
+    BlockTokens,
     Reducer,
     check_rate,
 )
-from evovit_jax.reduction.evo import enter_slow_path, leave_slow_path
+from evovit_jax.reduction.evo import enter_slow_path, leave_slow_path, representative_macs
 from evovit_jax.reduction.tokens import TokenSet
 
 
@@ -139,6 +140,10 @@ class EvoPyramid(Reducer):
         """Leaves the slow path at the end of a stage, or of the block that selected."""
         ends = block + 1 in self._starts() or self._is_border(block + 1)
         return leave_slow_path(tokens) if "full" in tokens.aside and ends else tokens
+
+    def macs(self, block: int, counts: BlockTokens) -> int:
+        """The representative token, where the slow path is entered."""
+        return representative_macs(self, block, counts)
 
     def subsample_request(self, stage: int, tokens: TokenSet) -> AttentionRequest:
         """Class attention, where a later stage selects."""
