@@ -1,0 +1,67 @@
+"""docs/adding_a_method.md as it stands: a reducer from outside of the package."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import evovit_jax
+from evovit_jax import flops, reduction
+from evovit_jax.errors import UserError
+from evovit_jax.reduction.tokens import group_sizes
+
+DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "adding_a_method.md"
+TINY = {"image_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 4, "num_heads": 3}
+
+
+@pytest.fixture(scope="module")
+def walk():
+    """The names that the document's code leaves behind; its methods are registered meanwhile."""
+    before, names = dict(reduction._registered), {"__name__": "walk"}
+    code = "\n".join(re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL))
+    exec(compile(code, str(DOCUMENT), "exec"), names)
+    yield names
+    reduction._registered.clear()
+    reduction._registered.update(before)
+
+
+def test_the_method_of_the_walk_runs(walk):
+    assert walk["logits"].shape == (1, 1000)
+    kept = [int(m.max()) for m in walk["out"].token_maps]
+    assert kept == [196] * 3 + [98] * 3 + [49] * 3 + [24] * 4
+    assert "loudest" in reduction.list_reductions()
+
+
+def test_it_keeps_the_longest_tokens_and_accounts_for_all(walk):
+    del walk
+    model = evovit_jax.create_model("deit_tiny_patch16_224", "loudest,keep_rate=0.5", **TINY)
+    images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    tokens = jnp.linalg.norm(model.embed(images)[:, 1:], axis=-1)
+    first = model(images, reduction={"locations": (0,)})[1].token_maps[0]
+    for b in range(2):
+        longest = set(np.argsort(-np.asarray(tokens[b]))[:8].tolist())
+        assert set(np.flatnonzero(first[b, 1:] >= 0).tolist()) == longest
+    source = jax.jit(model)(images)[1].token_maps[-1]
+    sizes = group_sizes(source, 3)
+    np.testing.assert_array_equal(sizes.sum(axis=1) + (source < 0).sum(axis=1), 17)
+
+
+def test_its_multiply_adds_need_no_code_of_its_own(walk):
+    del walk
+    for method in ("loudest", "most_attended"):
+        model = flops.abstract_model("deit_tiny_patch16_224", f"{method},keep_rate=0.5", **TINY)
+        assert flops.count(model).total / 1e9 == pytest.approx(flops.gmacs(model), rel=0.01)
+
+
+def test_bad_settings_and_taken_names_are_one_clear_line(walk):
+    with pytest.raises(UserError, match="order must be 1 or 2"):
+        evovit_jax.create_model("deit_tiny_patch16_224", "loudest,order=3", **TINY)
+    with pytest.raises(UserError, match="no field 'ordr'; did you mean 'order'"):
+        evovit_jax.create_model("deit_tiny_patch16_224", "loudest,ordr=1", **TINY)
+    with pytest.raises(UserError, match="exists already"):
+        reduction.register("evit", walk["Loudest"])
+    with pytest.raises(UserError, match="exists already"):
+        reduction.register("loudest", walk["MostAttended"])

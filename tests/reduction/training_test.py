@@ -1,0 +1,49 @@
+"""Every method trains: twenty steps of the trainer on digits, and the loss falls."""
+
+import jax
+import numpy as np
+import pytest
+
+from evovit_jax import reduction, sharding
+from evovit_jax.run import Run
+from tests.tiny import tiny_config
+
+STEPS = 20
+EXTRA_LOSSES = {"dynamicvit": {"loss_ratio"}}
+
+
+def trained(method):
+    """The loss's terms of each of twenty steps, from a run on one device."""
+    config = tiny_config(
+        model__name="deit_tiny_patch16_224",
+        model__depth=4,
+        reduction=method,
+        total_steps=STEPS,
+        warmup_steps=0,
+        batch_size=64,
+        optim__learning_rate=1e-2,
+        augment__crop="none",
+        ema__decay=0.0,
+    )
+    run = Run(config, jax.devices()[:1])
+    state, taken, terms = run.fresh_state(), next(run.train_iterator()), []
+    with jax.set_mesh(run.mesh):
+        batch = {name: taken[name] for name in ("image", "label")}
+        batch = sharding.put_batch(run.mesh, batch)  # the same in every step
+        for step in range(STEPS):
+            state = run.step_at(step)(state, batch)
+            meter = jax.device_get(state.meter)
+            terms.append({name: float(total) for name, total in meter["sums"].items()})
+            state = state.replace(meter=run.fresh_meter())
+    return terms
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", reduction.list_reductions())
+def test_the_loss_falls(method):
+    terms = trained(method)
+    losses = [each["loss"] for each in terms]
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-5:]) < np.mean(losses[:3]) - 0.1
+    assert EXTRA_LOSSES.get(method, set()) <= terms[0].keys()
+    assert all(each["grad_norm"] > 0 for each in terms)
