@@ -105,6 +105,21 @@ def test_clipping_by_the_global_norm(config):
         np.testing.assert_allclose(value, expected[name], rtol=1e-5)
 
 
+def test_adaptive_clipping_is_by_unit(config):
+    # Brock et al., 2021: |gradient| of an output unit is at most 0.01 of |weights|, at least 1e-3.
+    clipped = {}
+    for name, g in GRADS.items():
+        axis = 0 if g.ndim == 2 else None
+        limit = 0.01 * np.maximum(np.sqrt((PARAMS[name] ** 2).sum(axis, keepdims=True)), 1e-3)
+        norm = np.sqrt((g**2).sum(axis, keepdims=True))
+        clipped[name] = g * np.minimum(1, limit / norm).reshape(-1 if g.ndim == 1 else (1, -1))
+    assert any((clipped[name] != g).any() for name, g in GRADS.items())
+    expected = run(config, steps=1, grads=clipped)[1][0].mu
+    found = run(config_with(config, agc=0.01), steps=1)[1][1].mu
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5)
+
+
 def config_with(config, **fields):
     other = config.copy_and_resolve_references()
     other.optim.update(**fields)

@@ -38,6 +38,16 @@ def test_the_switch_is_configurable():
     assert [(p.start, dict(p.overrides)) for p in found] == [(0, {"selection": "stage"})]
 
 
+def test_evo_levit_learns_its_trade_off_after_the_switch():
+    found = plan("", model="evo_levit_256")
+    assert [(p.start, dict(p.overrides)) for p in found] == [
+        (0, {"selection": "layer", "tradeoff": "fixed"}),
+        (60, {"selection": "stage", "tradeoff": "learned"}),
+    ]
+    fixed = plan("evo,tradeoff=fixed", model="evo_levit_256")
+    assert [dict(p.overrides) for p in fixed] == [{"selection": "layer"}, {"selection": "stage"}]
+
+
 def test_evo_in_every_block_for_good():
     assert plan("evo,selection=layer") == (phases.Phase(0, ()),)
 
