@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ PEERS = {
 MODULES = {"tf": ("tensorflow",), "torch": ("torch", "timm")}
 # crop: decode, random resized crop, flip; full: RandAugment (and erasing, normalisation) as well.
 OWN = ("evovit_jax", ("crop", "full"))
+# Seconds in which a pipeline that was measured may fill its buffers again before the next one is.
+SETTLE = 1.5
 # Of a TFDS data set so many images are written out as files, which every pipeline can read.
 SAMPLE = 1000
 
@@ -87,6 +90,7 @@ def run(
         for _ in range(rounds):
             for which, child in children.items():
                 rates[which].append(_measure(child, which[0], seconds))
+                time.sleep(SETTLE)
     return [_row(which, rates, common) for which in rates]
 
 

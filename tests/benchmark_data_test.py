@@ -20,7 +20,8 @@ def pictures(tmp_path):
     return f"folder:{tmp_path}"
 
 
-def test_rows_and_table(pictures):
+def test_rows_and_table(pictures, monkeypatch):
+    monkeypatch.setattr(benchmark_data, "SETTLE", 0.1)
     rows = benchmark_data.run(pictures, batch_size=8, image_size=32, cores=1, rounds=2, seconds=0.2)
     assert [(row["framework"], row["recipe"]) for row in rows] == [
         ("evovit_jax", "crop"),

@@ -35,8 +35,8 @@ class EvalTransform:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def at(self, image_size: int) -> "EvalTransform":
-        """The same crop fraction at another image size."""
-        resize = round(self.resize * image_size / self.image_size)
+        """The same crop fraction at another image size, rounded down as DeiT's authors do."""
+        resize = self.resize * image_size // self.image_size
         return dataclasses.replace(self, image_size=image_size, resize=resize)
 
 

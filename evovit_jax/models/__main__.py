@@ -1,0 +1,88 @@
+"""The table of all models: parameters, multiply-adds, published accuracy, where the weights are.
+
+python -m evovit_jax.models [PATTERN]
+python -m evovit_jax.models --write=docs/models.md
+"""
+
+import argparse
+import math
+import pathlib
+
+from flax import nnx
+
+from evovit_jax.errors import UserError, run_command
+from evovit_jax.flops import abstract_model, gmacs
+from evovit_jax.models import list_models, model_entry
+
+# Between these two lines of a file the table is written.
+BEGIN, END = "<!-- models -->", "<!-- end of models -->"
+HEADER = ("model", "image", "parameters, M", "GMACs", "top-1, %", "weights")
+
+
+def row(name: str) -> tuple[str, ...]:
+    """The cells of one model."""
+    entry = model_entry(name)
+    model = abstract_model(name)
+    sizes = (math.prod(v.shape) for _, v in nnx.to_flat_state(nnx.state(model, nnx.Param)))
+    where = f"[file]({entry.weights})" if entry.weights.startswith("http") else entry.weights
+    if where.startswith("hf://"):
+        where = f"`{where}`"
+    return (
+        f"`{name}`",
+        str(entry.transform.image_size),
+        f"{sum(sizes) / 1e6:.2f}",
+        f"{gmacs(model):.3f}",
+        "" if entry.top1 is None else f"{entry.top1:.1f}",
+        where,
+    )
+
+
+def table(pattern: str = "*") -> str:
+    """The table in Markdown.
+
+    Raises:
+      UserError: no name matches.
+    """
+    names = list_models(pattern)
+    if not names:
+        raise UserError(f"no model matches {pattern!r}")
+    rows = [HEADER, ("---", "---:", "---:", "---:", "---:", "---"), *map(row, names)]
+    return "\n".join(map(line, rows))
+
+
+def line(cells: tuple[str, ...]) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status.
+
+    Raises:
+      UserError: no name matches, or the file has no place for the table.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m evovit_jax.models",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("pattern", nargs="?", default="*", help="of names, such as 'evo_*'")
+    parser.add_argument("--write", metavar="FILE", help="put the table between the marks of a file")
+    flags = parser.parse_args(arguments)
+    found = table(flags.pattern)
+    if flags.write is None:
+        print(found)
+        return 0
+    path = pathlib.Path(flags.write)
+    text = path.read_text() if path.is_file() else ""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"{path} has no lines {BEGIN} and {END}")
+    path.write_text(f"{before}{BEGIN}\n{found}\n{END}{after}")
+    print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

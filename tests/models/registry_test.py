@@ -1,0 +1,168 @@
+"""Every model by name: its size, its transform, its row in docs/models.md."""
+
+import dataclasses
+import math
+import pathlib
+
+import jax
+import pytest
+from flax import nnx
+
+import evovit_jax
+from evovit_jax.errors import UserError
+from evovit_jax.models import EvalTransform, model_entry
+from evovit_jax.models.__main__ import BEGIN, END, line, row
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs" / "models.md"
+# Parameters, auxiliary heads included, and GMACs of one image; None: nothing to compare with.
+# timm 1.0.31 and the official Evo-ViT code (representative token: 0.5 % more GMACs on DeiT).
+EXPECTED = {
+    "deit3_base_patch16_224": (86_585_320, 17.564),
+    "deit3_base_patch16_384": (86_877_160, 55.484),
+    "deit3_huge_patch14_224": (632_126_440, 167.295),
+    "deit3_large_patch16_224": (304_374_760, 61.555),
+    "deit3_large_patch16_384": (304_763_880, None),
+    "deit3_medium_patch16_224": (38_849_512, 7.991),
+    "deit3_small_patch16_224": (22_059_496, 4.599),
+    "deit3_small_patch16_384": (22_205_416, 15.490),
+    "deit_base_distilled_patch16_224": (87_338_192, 17.657),
+    "deit_base_distilled_patch16_384": (87_630_032, 55.591),
+    "deit_base_patch16_224": (86_567_656, 17.564),
+    "deit_base_patch16_384": (86_859_496, 55.484),
+    "deit_small_distilled_patch16_224": (22_436_432, 4.624),
+    "deit_small_patch16_224": (22_050_664, 4.599),
+    "deit_tiny_distilled_patch16_224": (5_910_800, 1.261),
+    "deit_tiny_patch16_224": (5_717_416, 1.254),
+    "evo_deit_base_patch16_224": (87_338_192, 11.658),
+    "evo_deit_base_patch16_384": (87_630_032, 36.112),
+    "evo_deit_small_patch16_224": (22_436_432, 3.033),
+    "evo_deit_small_patch16_384": (22_582_352, 9.881),
+    "evo_deit_tiny_patch16_224": (5_910_800, 0.818),
+    "evo_levit_128": (10_041_022, 0.305),
+    "evo_levit_128_384": (10_162_622, None),
+    "evo_levit_128s": (8_606_651, 0.256),
+    "evo_levit_128s_384": (8_728_251, None),
+    "evo_levit_192": (11_803_526, 0.510),
+    "evo_levit_192_384": (11_976_806, None),
+    "evo_levit_256": (20_035_278, 0.880),
+    "evo_levit_256_384": (20_266_318, 2.763),
+    "evo_levit_384": (40_836_830, 1.849),
+    "evo_levit_384_384": (41_177_310, 5.622),
+    "levit_128": (9_213_936, 0.405),
+    "levit_128s": (7_777_058, 0.305),
+    "levit_192": (10_947_069, 0.657),
+    "levit_256": (18_893_876, 1.127),
+    "levit_384": (39_128_836, 2.352),
+    "lvvit_m": (55_830_544, None),
+    "lvvit_s": (26_151_824, None),
+    "regnety_160": (83_590_140, 15.912),
+    "vit_base_patch16_224": (86_567_656, 17.564),
+    "vit_base_patch16_384": (86_859_496, 55.484),
+    "vit_small_patch16_224": (22_050_664, 4.599),
+    "vit_small_patch16_384": (22_196_584, 15.490),
+    "vit_tiny_patch16_224": (5_717_416, 1.254),
+    "vit_tiny_patch16_384": (5_790_376, None),
+}
+# Without the heads that only training has, in millions (the official Evo-ViT code).
+IN_INFERENCE = {
+    "evo_deit_tiny_patch16_224": 5.717,
+    "evo_deit_small_patch16_224": 22.051,
+    "evo_deit_base_patch16_224": 86.568,
+    "evo_deit_small_patch16_384": 22.197,
+    "evo_deit_base_patch16_384": 86.859,
+    "evo_levit_128s": 7.835,
+    "evo_levit_128": 9.269,
+    "evo_levit_192": 11.032,
+    "evo_levit_256": 19.007,
+    "evo_levit_384": 39.296,
+    "evo_levit_256_384": 19.238,
+    "evo_levit_384_384": 39.636,
+}
+
+
+def parameters(name: str) -> dict[str, int]:
+    """The size of each parameter by path, without computing any."""
+    model = nnx.eval_shape(lambda: evovit_jax.create_model(name))
+    state = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    return {"/".join(map(str, path)): math.prod(variable.shape) for path, variable in state}
+
+
+def test_every_model_has_an_expected_size():
+    assert sorted(EXPECTED) == evovit_jax.list_models()
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_parameter_counts(name):
+    assert sum(parameters(name).values()) == EXPECTED[name][0]
+
+
+@pytest.mark.parametrize("name", sorted(IN_INFERENCE))
+def test_parameter_counts_without_training_heads(name):
+    training = ("head_cls/", "head_cls_dist/", "norm_cls/")
+    kept = [size for path, size in parameters(name).items() if not path.startswith(training)]
+    assert round(sum(kept) / 1e6, 3) == IN_INFERENCE[name]
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_docs_have_the_model_as_it_is(name):
+    cells = row(name)
+    again = "write it again: python -m evovit_jax.models --write=docs/models.md"
+    assert line(cells) in DOCS.read_text().splitlines(), again
+    if EXPECTED[name][1]:
+        assert float(cells[3]) == pytest.approx(EXPECTED[name][1], rel=0.01)
+
+
+def test_docs_have_no_other_model():
+    found = DOCS.read_text().partition(BEGIN)[2].partition(END)[0].strip().splitlines()
+    assert len(found) == 2 + len(EXPECTED)
+
+
+def test_names_match_patterns():
+    assert evovit_jax.list_models("evo_levit_256*") == ["evo_levit_256", "evo_levit_256_384"]
+    assert evovit_jax.list_models("nothing*") == []
+
+
+def test_an_unknown_name_suggests_close_ones():
+    with pytest.raises(UserError, match=r"did you mean .*deit_small_patch16_224"):
+        evovit_jax.create_model("deit_smal_patch16_224")
+    with pytest.raises(UserError, match=r"list_models\(\) names them all"):
+        model_entry("zzzzzz")
+    with pytest.raises(UserError, match="no field 'widht'"):
+        evovit_jax.create_model("deit_tiny_patch16_224", widht=3)
+
+
+def test_transforms_are_those_of_the_authors():
+    at_224, at_384 = EvalTransform(), EvalTransform(image_size=384, resize=438)
+    half = (0.5, 0.5, 0.5)
+    expected = {
+        "deit_small_patch16_224": at_224,
+        "evo_deit_base_patch16_384": at_384,
+        "levit_256": at_224,
+        "evo_levit_256_384": EvalTransform(image_size=384, resize=438),
+        "deit3_small_patch16_224": EvalTransform(resize=248),
+        "deit3_small_patch16_384": EvalTransform(image_size=384, resize=384),
+        "vit_tiny_patch16_224": EvalTransform(resize=248, mean=half, std=half),
+        "vit_base_patch16_384": EvalTransform(image_size=384, resize=384, mean=half, std=half),
+        "lvvit_s": EvalTransform(resize=248),
+        "regnety_160": at_224,
+    }
+    assert {name: model_entry(name).transform for name in expected} == expected
+
+
+def test_image_sizes_of_names_and_transforms_agree():
+    for name in evovit_jax.list_models():
+        entry = model_entry(name)
+        defaults = {field.name: field.default for field in dataclasses.fields(entry.model.Config)}
+        size = entry.settings.get("image_size", defaults["image_size"])
+        assert entry.transform.image_size == size, name
+        if name.endswith(("_224", "_384")):
+            assert name.endswith(str(size)) or name == "evo_levit_384", name
+
+
+def test_the_same_seed_makes_the_same_weights():
+    def weights(seed):
+        return nnx.state(evovit_jax.create_model("deit_tiny_patch16_224", depth=1, seed=seed))
+
+    first, again, other = jax.tree.leaves(weights(0)), weights(0), weights(1)
+    assert all((a == b).all() for a, b in zip(first, jax.tree.leaves(again), strict=True))
+    assert not all((a == b).all() for a, b in zip(first, jax.tree.leaves(other), strict=True))
