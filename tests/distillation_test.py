@@ -162,6 +162,7 @@ def leaves(state):
     return jax.tree_util.tree_flatten_with_path(state)[0]
 
 
+@pytest.mark.slow
 def test_eight_devices_have_the_batch_statistics_of_one():
     one, eight = (take(evo_levit(n), 0, 1) for n in (1, 8))
     assert {"patch_embed/convs/0/bn/mean", "head_dist/bn/var"} <= set(one.stats)
