@@ -16,6 +16,8 @@ from flax import nnx
 from evovit_jax.errors import UserError
 
 Tensors = dict[str, np.ndarray]
+# (pattern, replacement) of a whole name; the replacement as `re.sub` takes it.
+Renames = Iterable[tuple[str, str | Callable]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +168,7 @@ def default_link(path: str, shape: tuple[int, ...], name: str | None = None) -> 
     return Link(path, (name or torch_name(path),), layout, optional=leaf == "count")
 
 
-def substitute(name: str, renames: Iterable[tuple[str, str]]) -> str:
+def substitute(name: str, renames: Renames) -> str:
     """`name` after all (pattern, replacement) whose pattern matches the whole of it, in order."""
     for pattern, replacement in renames:
         name = re.sub(rf"^{pattern}$", replacement, name)

@@ -1,10 +1,15 @@
 """RegNetY under timm's names, as DeiT's teacher has them, and under those of pycls."""
 
-from collections.abc import Callable, Iterable
-
 from flax import nnx
 
-from evovit_jax.convert.links import Scheme, default_link, substitute, torch_name, variables
+from evovit_jax.convert.links import (
+    Renames,
+    Scheme,
+    default_link,
+    substitute,
+    torch_name,
+    variables,
+)
 
 
 def _block(match) -> str:
@@ -12,7 +17,7 @@ def _block(match) -> str:
     return f"s{int(stage) + 1}.b{int(block) + 1}.{rest}"
 
 
-TIMM_RENAMES: tuple[tuple[str, str | Callable], ...] = (
+TIMM_RENAMES = (
     (r"stages\.(\d+)\.(\d+)\.(.*)", _block),
     (r"head\.(.*)", r"head.fc.\1"),
 )
@@ -44,7 +49,7 @@ def pycls_scheme(model: nnx.Module) -> Scheme:
     return _scheme(model, PYCLS_RENAMES)
 
 
-def _scheme(model: nnx.Module, renames: Iterable[tuple[str, str | Callable]]) -> Scheme:
+def _scheme(model: nnx.Module, renames: Renames) -> Scheme:
     return Scheme(
         tuple(
             default_link(path, variable.shape, substitute(torch_name(path), renames))

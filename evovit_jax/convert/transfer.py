@@ -87,7 +87,7 @@ def write_from(model: nnx.Module, scheme: Scheme) -> Tensors:
 
 
 def _without_aliases(tensors: Tensors, scheme: Scheme) -> Tensors:
-    rest = dict(tensors)
+    rest = {name: np.asarray(value) for name, value in tensors.items()}
     for first, others in scheme.aliases.items():
         for name in others:
             if name not in rest:
