@@ -87,12 +87,17 @@ class Pace:
         self.seconds = 0.0
         self.images = 0
 
-    def stepped(self) -> None:
-        """A step was taken; the first one after a pause only starts the clock."""
+    def stepped(self) -> bool:
+        """A step was taken; the first one after a pause only starts the clock, and is not counted.
+
+        Returns:
+          Whether it is counted.
+        """
         if self._since is None:
             self._since = time.perf_counter()
-        else:
-            self._steps += 1
+            return False
+        self._steps += 1
+        return True
 
     def lap(self) -> float | None:
         """The rate since the last lap or pause, once the device is done; None for no step."""

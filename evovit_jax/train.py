@@ -16,7 +16,9 @@ from evovit_jax import nan_guard, phases, sharding
 from evovit_jax.checkpoint import Checkpointer
 from evovit_jax.metrics import MetricWriter, Pace, progress
 from evovit_jax.preemption import Preemption
+from evovit_jax.profiling import Profiler
 from evovit_jax.run import Run
+from evovit_jax.speed import Cost, InputWait
 from evovit_jax.workdir import prepare
 
 
@@ -73,6 +75,8 @@ class Loop:
             say(f"restored step {self.restored}")
         self.writer = MetricWriter(workdir, self.restored)
         self.pace = Pace(run.config.batch_size)
+        self.cost, self.wait = Cost(run), InputWait()
+        self.profiler = Profiler(run.config.profile_steps, workdir)
         self.evaluated: tuple[int, dict[str, float]] | None = None
 
     def go(self) -> Result:
@@ -94,6 +98,7 @@ class Loop:
             step = max(start, run.total)
             self.evaluate(step)
             self.save(step)
+        self.profiler.close()
         self.checkpoints.wait()
         self.writer.close()
         return Result(self.summary(step), preempted)
@@ -122,14 +127,18 @@ class Loop:
 
     def take(self, step: int) -> None:
         """One optimiser step."""
-        batch = next(self.data)
+        self.profiler.before(step)
+        batch = self.wait.take(self.data)
         batch = {name: batch[name] for name in ("image", "label")}
         batch = sharding.put_batch(self.run.mesh, batch)
         if any(phase.start == step for phase in self.run.phases):
             self.pace.pause()  # another program: its compilation is no part of the pace
             say(phases.describe(phases.at(self.run.phases, step)))
+        self.cost.gmacs(step)  # counted here, where the program is compiled too
         self.state = self.run.step_at(step)(self.state, batch)
-        self.pace.stepped()
+        if not self.pace.stepped():
+            self.wait.lap()  # what the first step waited for is no part of the pace either
+        self.profiler.after(step, self.state)
 
     def log(self, step: int) -> None:
         """Writes the means since the last line."""
@@ -140,8 +149,10 @@ class Loop:
         values["accuracy"] *= 100
         values["learning_rate"] = float(self.run.schedule(step - 1))
         rate = self.pace.lap()
+        waited = self.wait.lap()
         if rate is not None:
-            values["images_per_second"] = rate
+            values |= {"images_per_second": rate, "input_wait_share": waited}
+        values |= self.cost.metrics(step - 1, rate)
         self.writer.write(step, values)
         say(progress(step, self.run.total, values, self.run.config.batch_size))
         self.state = self.state.replace(meter=self.run.fresh_meter())

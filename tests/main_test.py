@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tiny import tiny_flags
 
-from evovit_jax import checkpoint, metrics, preemption
+from evovit_jax import checkpoint, metrics, preemption, speed
 
 # Everything random is on, the program changes on the way, and no interval divides another.
 TRAINING = {
@@ -75,7 +75,7 @@ def final_state(workdir, step):
 
 def metric_lines(workdir):
     lines = [json.loads(line) for line in (workdir / metrics.FILE).read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+    return [{k: v for k, v in line.items() if k not in speed.MEASURED} for line in lines]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,55 @@
+"""Profiler traces of some steps of a run, on demand: `--config.profile_steps=100:110`.
+
+They lie in the work directory's `profile/`, for TensorBoard's profile plugin or xprof.
+"""
+
+import pathlib
+import re
+
+import jax
+
+from evovit_jax.errors import UserError
+
+FOLDER = "profile"
+
+
+def parse(spec: str) -> range:
+    """The steps of "FIRST:END", END not included; none for "".
+
+    Raises:
+      UserError: it is not of that form, or holds no step.
+    """
+    if not spec:
+        return range(0)
+    found = re.fullmatch(r"(\d+):(\d+)", spec)
+    steps = range(int(found[1]), int(found[2])) if found else range(0)
+    if not steps:
+        raise UserError(f"profile_steps={spec!r}: say FIRST:END, such as 100:110 for ten steps")
+    return steps
+
+
+class Profiler:
+    """Traces the steps of a range as the run passes them; every process traces its own devices."""
+
+    def __init__(self, spec: str, workdir: pathlib.Path):
+        self._steps = parse(spec)
+        self._folder = workdir / FOLDER
+        self._is_on = False
+
+    def before(self, step: int) -> None:
+        """Called before step number `step` is taken; begins the trace when it is one of them."""
+        if step in self._steps and not self._is_on:
+            jax.profiler.start_trace(str(self._folder))
+            self._is_on = True
+
+    def after(self, step: int, state: object) -> None:
+        """Called after it, with what it computes; ends the trace after the last one."""
+        if self._is_on and step + 1 == self._steps.stop:
+            jax.block_until_ready(state)
+            self.close()
+
+    def close(self) -> None:
+        """Ends a trace that the run's end has cut short."""
+        if self._is_on:
+            self._is_on = False
+            jax.profiler.stop_trace()
