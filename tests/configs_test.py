@@ -44,8 +44,14 @@ def test_says_how_to_run_it(name):
     assert f"--config=configs/{name}" in text.split('"""')[1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
+# One of each kind in the quick run, the others with `-m slow`: each compiles programs of its own.
+QUICK = {"digits_evo.py", "cifar10_deit.py", "deit_s_evo.py", "deit_s_dynamicvit.py"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES],
+)
 def test_smoke(name, tmp_path):
     config = load(name, "smoke")
     assert config.reduction == load(name).reduction
