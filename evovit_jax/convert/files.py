@@ -117,9 +117,10 @@ def _read_safetensors(path: str) -> Tensors:
 
 def _read_npz(path: str) -> Tensors:
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with open(path, "rb") as file:
+            found = np.load(file, allow_pickle=False)
             if not hasattr(found, "files"):
-                raise UserError(f"{path} is not an .npz file")
+                raise UserError(f"{path} is damaged or no .npz file (it is a single array)")
             return {name: found[name] for name in found.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
         raise UserError(f"{path} is damaged or no .npz file ({_first(error)})") from None

@@ -12,7 +12,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -139,7 +139,7 @@ KNOWN |= {
 class _Unpickler(pickle.Unpickler):
     """Knows nothing but `KNOWN`."""
 
-    def __init__(self, file: BinaryIO, find_storage: Callable[[tuple], Any]):
+    def __init__(self, file: io.BufferedIOBase, find_storage: Callable[[tuple], Any]):
         super().__init__(file, encoding="utf-8")
         self._find_storage = find_storage
 
@@ -194,7 +194,7 @@ def _short(error: BaseException) -> str:
     return (lines[0] if lines else type(error).__name__)[:120]
 
 
-def _read_zip(file: BinaryIO) -> Any:
+def _read_zip(file: io.BufferedIOBase) -> Any:
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         pickles = [name for name in names if name.rsplit("/", 1)[-1] == "data.pkl"]
@@ -220,7 +220,7 @@ def _read_zip(file: BinaryIO) -> Any:
         return _Unpickler(io.BytesIO(archive.read(pickles[0])), find).load()
 
 
-def _read_legacy(file: BinaryIO) -> Any:
+def _read_legacy(file: io.BufferedIOBase) -> Any:
     def refuse(pid: Any) -> Any:
         raise pickle.UnpicklingError("a storage where there is none")
 
