@@ -131,7 +131,7 @@ def evaluate(
         "top5": round(found["top5"], 3),
         "examples": found["examples"],
         "images_per_second": round(found["examples"] / seconds, 1),
-        "gmacs": round(flops.gmacs(prepared.model), 3),
+        "gmacs": float(f"{flops.gmacs(prepared.model):.4g}"),
     }
 
 
