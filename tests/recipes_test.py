@@ -8,8 +8,9 @@ import os
 import re
 
 import pytest
-from conftest import GOLDEN
 from tiny import CONFIGS
+
+GOLDEN = CONFIGS.parent / "tests" / "golden"
 
 from evovit_jax import config as config_lib
 from evovit_jax import durations, recipes

@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from tiny import tiny_config
 
 from evovit_jax import reduction, sharding
 from evovit_jax.run import Run
-from tests.tiny import tiny_config
 
 STEPS = 20
 EXTRA_LOSSES = {"dynamicvit": {"loss_ratio"}}
