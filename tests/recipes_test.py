@@ -10,13 +10,12 @@ import re
 import pytest
 from tiny import CONFIGS
 
-GOLDEN = CONFIGS.parent / "tests" / "golden"
-
 from evovit_jax import config as config_lib
 from evovit_jax import durations, recipes
 from evovit_jax.distillation import check
 from evovit_jax.models import model_entry
 
+GOLDEN = CONFIGS.parent / "tests" / "golden"
 RECIPES = sorted(path.stem for path in CONFIGS.glob("*.py"))
 STUDY = sorted(name for name in RECIPES if "haurum" in (CONFIGS / f"{name}.py").read_text().lower())
 COST = re.compile(
