@@ -129,7 +129,7 @@ def compare(
             "images_per_second": round(config.eval_batch_size / times[model.reduction].median, 1),
             "spread": round(times[model.reduction].spread, 3),
             "speedup": round(timing.ratio(first, times[model.reduction]), 3),
-            "gmacs": round(flops.gmacs(model.model), 3),
+            "gmacs": float(f"{flops.gmacs(model.model):.4g}"),
         }
         for model in models
     ]
