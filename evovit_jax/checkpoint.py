@@ -5,7 +5,6 @@ the shape of every array, and a checksum of every array's bits. Orbax writes it 
 the newest `keep` and the `keep_best` of the best evaluated top-1 stay.
 """
 
-import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,11 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
 from evovit_jax.errors import UserError
 from evovit_jax.state import TrainState, Variables
+from evovit_jax.workdir import locate
 
 FOLDER = "checkpoints"
 METRIC = "val_top1"
@@ -33,8 +34,8 @@ class Damaged(Exception):
 class Checkpointer:
     """The checkpoints of one work directory."""
 
-    def __init__(self, workdir: pathlib.Path, *, keep: int = 1, keep_best: int = 0):
-        self.folder = workdir.absolute() / FOLDER
+    def __init__(self, workdir: epath.PathLike, *, keep: int = 1, keep_best: int = 0):
+        self.folder = locate(workdir) / FOLDER
         policies = [managers.LatestN(max(1, keep))]
         if keep_best:
             policies.append(managers.BestN(get_metric_fn=_metric, n=keep_best))
@@ -118,7 +119,7 @@ class Checkpointer:
 
     def _set_aside(self, step: int) -> None:
         if jax.process_index() == 0:
-            os.rename(self.folder / str(step), self.folder / f"damaged_{step}")
+            (self.folder / str(step)).rename(self.folder / f"damaged_{step}")
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoint set aside")
         self._manager.reload()

@@ -3,12 +3,13 @@
 They lie in the work directory's `profile/`, for TensorBoard's profile plugin or xprof.
 """
 
-import pathlib
 import re
 
 import jax
+from etils import epath
 
 from evovit_jax.errors import UserError
+from evovit_jax.mirror import Mirror
 
 FOLDER = "profile"
 
@@ -31,15 +32,15 @@ def parse(spec: str) -> range:
 class Profiler:
     """Traces the steps of a range as the run passes them; every process traces its own devices."""
 
-    def __init__(self, spec: str, workdir: pathlib.Path):
+    def __init__(self, spec: str, workdir: epath.PathLike):
         self._steps = parse(spec)
-        self._folder = workdir / FOLDER
+        self._mirror = Mirror(workdir) if self._steps else None
         self._is_on = False
 
     def before(self, step: int) -> None:
         """Called before step number `step` is taken; begins the trace when it is one of them."""
         if step in self._steps and not self._is_on:
-            jax.profiler.start_trace(str(self._folder))
+            jax.profiler.start_trace(str(self._mirror.folder / FOLDER))
             self._is_on = True
 
     def after(self, step: int, state: object) -> None:
@@ -53,3 +54,4 @@ class Profiler:
         if self._is_on:
             self._is_on = False
             jax.profiler.stop_trace()
+            self._mirror.push(FOLDER)

@@ -6,10 +6,10 @@ The host waits for the device once an interval of metrics, and where it evaluate
 """
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 from evovit_jax import nan_guard, phases, sharding
@@ -19,7 +19,7 @@ from evovit_jax.preemption import Preemption
 from evovit_jax.profiling import Profiler
 from evovit_jax.run import Run
 from evovit_jax.speed import Cost, InputWait
-from evovit_jax.workdir import prepare
+from evovit_jax.workdir import locate, prepare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Result:
     preempted: bool
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> Result:
+def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Result:
     """Trains what `workdir` does not have yet, and evaluates.
 
     Raises:
       UserError: the config, the data or the work directory cannot be used, or a tensor is not
         finite.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = locate(workdir)
     run = Run(config)
     for change in prepare(workdir, run.config):
         say(f"changed since this run began: {change}")
@@ -60,7 +60,7 @@ class Loop:
     """One pass over the steps that are left."""
 
     def __init__(
-        self, run: Run, workdir: pathlib.Path, checkpoints: Checkpointer, preemption: Preemption
+        self, run: Run, workdir: epath.Path, checkpoints: Checkpointer, preemption: Preemption
     ):
         self.run, self.workdir = run, workdir
         self.checkpoints, self.preemption = checkpoints, preemption

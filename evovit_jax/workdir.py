@@ -1,18 +1,25 @@
 """The work directory of a run, and the config in it."""
 
 import json
-import pathlib
 from typing import Any
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 from evovit_jax.errors import UserError
+from evovit_jax.mirror import is_remote
 
 FILE = "config.json"
 
 
-def prepare(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
+def locate(workdir: epath.PathLike) -> epath.Path:
+    """A work directory's whole path: on this machine, or in an object store (gs://)."""
+    path = epath.Path(workdir)
+    return path if is_remote(path) else path.expanduser().resolve()
+
+
+def prepare(workdir: epath.PathLike, config: ConfigDict) -> list[str]:
     """Makes the work directory and writes the config into it.
 
     Returns:
@@ -21,6 +28,7 @@ def prepare(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
     Raises:
       UserError: it cannot be written.
     """
+    workdir = locate(workdir)
     path = workdir / FILE
     text = json.dumps(config.to_dict(), indent=2) + "\n"
     try:
@@ -33,7 +41,7 @@ def prepare(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
     return [] if before is None else differences(before, json.loads(text))
 
 
-def _read(path: pathlib.Path) -> dict[str, Any] | None:
+def _read(path: epath.Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, ValueError):  # none, or one that a kill cut short

@@ -1,0 +1,49 @@
+"""Files that are written on this machine and copied to where the work directory is.
+
+An object store (gs://) takes whole objects only: a line cannot be appended to a file there, and
+event files and profiler traces are written by code that knows local folders alone.
+"""
+
+import pathlib
+import tempfile
+
+from etils import epath
+
+
+class Mirror:
+    """A local folder that stands for a work directory: itself, or one whose files are copied there.
+
+    Attributes:
+      folder: where to write.
+    """
+
+    def __init__(self, workdir: epath.PathLike):
+        self._target = epath.Path(workdir)
+        self._copied: dict[pathlib.Path, tuple[int, int]] = {}
+        self._is_remote = is_remote(workdir)
+        folder = tempfile.mkdtemp(prefix="evovit_jax_") if self._is_remote else workdir
+        self.folder = pathlib.Path(folder)
+
+    def push(self, name: str = "*") -> None:
+        """Copies what changed since the last time of a file, of a folder, or of all ("*")."""
+        if not self._is_remote:
+            return
+        for top in self.folder.glob(name):
+            for file in [top] if top.is_file() else sorted(top.rglob("*")):
+                self._push_file(file)
+
+    def _push_file(self, file: pathlib.Path) -> None:
+        if not file.is_file():
+            return
+        now = (file.stat().st_size, file.stat().st_mtime_ns)
+        if self._copied.get(file) == now:
+            return
+        target = self._target / file.relative_to(self.folder).as_posix()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+        self._copied[file] = now
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Whether a path is in an object store (gs://, s3://)."""
+    return "://" in str(epath.Path(path))
