@@ -1,6 +1,6 @@
 """The whole train transform against timm's, by its statistics over 2,000 draws.
 
-tests/golden/make_timm_train_transform.py made the record.
+tests/data/golden/make_timm_train_transform.py made the record.
 """
 
 import pathlib
@@ -16,7 +16,7 @@ from evovit_jax.config import get_config
 from evovit_jax.data import decode, mixing, transforms
 from evovit_jax.data.augment import TrainTransform
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "timm_train_transform.npz"
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "timm_train_transform.npz"
 
 
 @pytest.fixture(scope="module")

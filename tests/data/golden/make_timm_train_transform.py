@@ -1,6 +1,6 @@
 """Records statistics of timm's train transform, which tests/data/statistics_test.py compares with.
 
-    pip install 'evovit_jax[torch]' && python tests/golden/make_timm_train_transform.py
+    pip install 'evovit_jax[torch]' && python tests/data/golden/make_timm_train_transform.py
 
 DeiT's recipe (random resized crop, flip, RandAugment, normalisation, random erasing) is drawn 2,000
 times on one image. Recorded over the draws: mean and standard error of each channel's mean and
