@@ -144,6 +144,7 @@ def evo_levit(devices, **fields):
     return Run(c, jax.devices()[:devices])
 
 
+@pytest.mark.slow
 def test_the_step_learns_from_the_teacher_and_leaves_it_alone():
     run = evo_levit(8, warmup_steps=0)
     before = jax.device_get(run.teacher_values)
@@ -174,6 +175,7 @@ def test_eight_devices_have_the_batch_statistics_of_one():
         np.testing.assert_allclose(value, eight.meter["sums"][name], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_average_takes_in_the_statistics():
     run = evo_levit(8, ema__decay=0.5)
     state = take(run, 0)
@@ -181,6 +183,7 @@ def test_the_average_takes_in_the_statistics():
     np.testing.assert_allclose(state.ema["stats"][name], state.stats[name] / 2, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dynamicvit_learns_from_itself_unreduced():
     c = config(
         "deit_tiny_patch16_224",
