@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +73,3 @@ def interleave(
 def ratio(slow: Timing, fast: Timing) -> float:
     """How many times faster `fast` is: the median over the rounds that both ran in."""
     return statistics.median(a / b for a, b in zip(slow.seconds, fast.seconds, strict=True))
-
-
-def geometric_mean(values: Sequence[float]) -> float:
-    """The mean of ratios."""
-    return statistics.geometric_mean(values)

@@ -59,6 +59,8 @@ class EvoFields(base.Fields):
         block's class attention; by default `first_block`, as the official DeiT code does.
       representative_token: the paper's fast update; False leaves placeholders as they are, as the
         official DeiT code does, and its checkpoints want.
+      keep_multiple: more patch tokens are kept until all tokens of the slow path, class and
+        representative tokens included, are a multiple of it, which some hardware likes; 1 for none.
     """
 
     keep_rate: float | tuple[float, ...] = 0.5
@@ -68,10 +70,13 @@ class EvoFields(base.Fields):
     alpha: float = 0.5
     average_from: int | None = None
     representative_token: bool = True
+    keep_multiple: int = 1
 
     def __post_init__(self):
         check_rate("evo keep_rate", self.keep_rate)
         check_rate("evo alpha", self.alpha)
+        if not isinstance(self.keep_multiple, int) or self.keep_multiple < 1:
+            raise UserError(f"evo keep_multiple must be at least 1, got {self.keep_multiple!r}")
         if self.selection not in ("stage", "layer"):
             raise UserError(f"evo selection must be stage or layer, got {self.selection!r}")
         if self.stages is not None and self.first_block not in (None, self.stages[0]):
@@ -115,7 +120,10 @@ class Evo(Reducer):
     def _count(self, block: int, patches: int) -> int:
         rate = self.fields.keep_rate
         rate = rate[self._stage(block)] if isinstance(rate, tuple) else rate
-        return max(1, int(patches * rate))
+        count = max(1, int(patches * rate))
+        others = self.backbone.prefix + self.fields.representative_token
+        multiple = self.fields.keep_multiple
+        return min(patches, -(-(count + others) // multiple) * multiple - others)
 
     def before_block(self, block: int, tokens: TokenSet) -> TokenSet:
         """Enters the slow path where `block` selects."""

@@ -264,3 +264,17 @@ def test_selection_on_a_mesh_equals_one_device():
     assert "all-gather" not in compiled.as_text()
     np.testing.assert_allclose(logits, expected_logits, atol=1e-5)
     np.testing.assert_array_equal(token_map, expected_map)
+
+
+@pytest.mark.parametrize(("multiple", "tokens"), [(1, 8 + 2), (4, 12), (16, 16), (64, 17)])
+def test_tokens_are_kept_up_to_a_multiple(multiple, tokens):
+    """Of 16 patches 8 are kept, with the class and the representative token; at most all."""
+    model = tiny(f"evo,keep_multiple={multiple}")
+    counts = model.reducer.token_counts((4, 4))
+    assert [block.attention for block in counts] == [17, 17] + 4 * [tokens]
+    assert run(model, images())[0].shape == (3, 5)
+
+
+def test_a_multiple_is_a_positive_number():
+    with pytest.raises(UserError, match="keep_multiple must be at least 1, got 0"):
+        tiny("evo,keep_multiple=0")

@@ -1,0 +1,152 @@
+"""What the benchmark times: a model, its pass compiled for a batch, and what that pass costs."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from evovit_jax import flops, inference, peak
+from evovit_jax.errors import UserError
+from evovit_jax.models import create_model
+from evovit_jax.models.registry import model_entry
+from evovit_jax.reduction import describe
+from evovit_jax.timing import Measure, measure
+
+MODES = ("inference", "train")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One row to be.
+
+    Attributes:
+      row: the fields of the row that are known before it is timed.
+      measure: times it.
+      operations: floating-point operations of the matmuls and convolutions of one call.
+      shapes: matmuls to measure the peak at.
+    """
+
+    row: dict[str, Any]
+    measure: Measure
+    operations: int | None = None
+    shapes: frozenset[peak.Shape] = frozenset()
+
+
+def parse_models(text: str) -> list[tuple[str, str]]:
+    """(name, reduction) of each of `"A;B+evit,keep_rate=0.7"`; without one, the model's own.
+
+    Raises:
+      UserError: for an unknown model, or where nothing is named.
+    """
+    found = []
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        name, _, reduction = (piece.strip() for piece in part.partition("+"))
+        entry = model_entry(name)
+        found.append((name, describe(reduction or entry.reduction)))
+    if not found:
+        raise UserError("--models names no model; for example --models=deit_small_patch16_224")
+    return found
+
+
+def make(
+    name: str,
+    reduction: str,
+    *,
+    batch_size: int,
+    mode: str,
+    dtype: str = "float32",
+    image_size: int | None = None,
+    chunk: int | None = None,
+    remat: str = "none",
+) -> Case:
+    """Compiles a pass of a model with random weights over random images."""
+    remat = remat if remat != "none" else None
+    model = create_model(name, reduction, image_size=image_size, dtype=dtype, remat=remat)
+    side = model.config.image_size
+    images = jax.random.normal(
+        jax.random.key(0), (batch_size, side, side, model.config.in_channels)
+    )
+    if mode == "inference":
+        chunk = inference.default_chunk() if chunk is None else chunk
+        call, program, seconds = _inference(model, images, chunk)
+        rows = min(batch_size, chunk or batch_size)
+    else:
+        call, program, seconds = _training(model, images)
+        rows = batch_size
+    compiled, operations = program
+    row = {
+        "framework": "evovit_jax",
+        "model": name,
+        "reduction": reduction,
+        "dtype": dtype,
+        "batch_size": batch_size,
+        "mode": mode,
+        "image_size": side,
+        "gmacs": flops.gmacs(model),
+        "peak_memory_mb": memory_mb(compiled),
+        "compile_seconds": seconds,
+    }
+    shapes = frozenset(peak.matmul_shapes(model, rows))
+    return Case(row, measure(call), operations, shapes)
+
+
+def memory_mb(compiled: jax.stages.Compiled) -> float:
+    """Arguments, results and temporaries of a compiled program, as the compiler lays them out."""
+    sizes = compiled.memory_analysis()
+    total = (
+        sizes.argument_size_in_bytes
+        + sizes.output_size_in_bytes
+        + sizes.temp_size_in_bytes
+        - sizes.alias_size_in_bytes
+    )
+    return total / 2**20
+
+
+def _compile(function: Callable, *arguments: Any, donate: tuple[int, ...] = ()) -> Any:
+    start = time.perf_counter()
+    compiled = jax.jit(function, donate_argnums=donate).lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    return (compiled, 2 * flops.macs_of(function, *arguments)), seconds
+
+
+def _inference(model: nnx.Module, images: jax.Array, chunk: int | None) -> tuple:
+    logits, state = inference.program(model, chunk=chunk)
+    program, seconds = _compile(logits, state, images)
+    compiled = program[0]
+    return lambda: compiled(state, images).block_until_ready(), program, seconds
+
+
+def _training(model: nnx.Module, images: jax.Array) -> tuple:
+    """A step of AdamW on the cross-entropy of the logits and, where there are some, of the rest."""
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    optimizer = optax.adamw(1e-4, weight_decay=0.05)
+    labels = jnp.zeros(len(images), jnp.int32)
+
+    def loss(params: Any, rest: Any, images: jax.Array, key: jax.Array) -> Any:
+        model = nnx.merge(graphdef, params, rest)
+        logits, out = model(images, train=True, key=key)
+        heads = [logits, *out.aux_logits.values()]
+        losses = [optax.softmax_cross_entropy_with_integer_labels(x, labels).mean() for x in heads]
+        total = sum(losses) / len(losses) + sum(out.losses.values())
+        return total, nnx.split(model, nnx.Param, ...)[2]
+
+    def step(params: Any, rest: Any, opt_state: Any, images: jax.Array, key: jax.Array) -> Any:
+        grads, rest = jax.grad(loss, has_aux=True)(params, rest, images, key)
+        with jax.numpy_dtype_promotion("standard"):  # optax's step count is an integer
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), rest, opt_state
+
+    state, key = (params, rest, optimizer.init(params)), jax.random.key(1)
+    program, seconds = _compile(step, *state, images, key, donate=(0, 1, 2))
+    compiled = program[0]
+
+    def call() -> None:
+        nonlocal state
+        state = jax.block_until_ready(compiled(*state, images, key))
+
+    return call, program, seconds

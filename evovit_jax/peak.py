@@ -1,0 +1,53 @@
+"""The speed of matmuls of a model's own shapes: what its share of the peak is measured against."""
+
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from evovit_jax import flops
+
+Shape = tuple[int, int, int]  # rows, inner dimension, columns
+
+
+def matmul_shapes(
+    model: nnx.Module, batch_size: int, *, image_size: int | None = None
+) -> set[Shape]:
+    """The matmuls of a batch in the linear maps of the first and of the last block.
+
+    A network without blocks of attention has none.
+    """
+    if not isinstance(model, tuple(flops.FORMULAS)):
+        return set()
+    stages = [model.blocks] if hasattr(model, "blocks") else model.stages
+    blocks = [block for stage in stages for block in stage]
+    counts = flops.count(model).blocks
+    found = set()
+    for i in (0, len(blocks) - 1):
+        tokens = counts[i].tokens
+        for half, n in ((blocks[i].attn, tokens.attention), (blocks[i].mlp, tokens.feed_forward)):
+            for _, layer in nnx.iter_modules(half):
+                if isinstance(layer, nnx.Linear):
+                    found.add((batch_size * n, *layer.kernel.shape))
+    return found
+
+
+def largest(shapes: Iterable[Shape], count: int = 6) -> list[Shape]:
+    """The `count` largest; the fastest is among them."""
+    return sorted(set(shapes), key=lambda s: (s[0] * s[1] * s[2], s), reverse=True)[:count]
+
+
+def matmul(shape: Shape, dtype: str) -> Callable[[], jax.Array]:
+    """A call that multiplies matrices of `shape`, and waits for the product."""
+    rows, inner, columns = shape
+    left, right = jax.random.split(jax.random.key(0))
+    a = jax.random.normal(left, (rows, inner), jnp.dtype(dtype))
+    b = jax.random.normal(right, (inner, columns), jnp.dtype(dtype))
+    product = jax.jit(jnp.matmul).lower(a, b).compile()
+    return lambda: product(a, b).block_until_ready()
+
+
+def operations(shape: Shape) -> int:
+    """Floating-point operations of a matmul, two for a multiply-add."""
+    return 2 * shape[0] * shape[1] * shape[2]
