@@ -34,7 +34,7 @@ def test_only_a_larger_batch_is_cut():
     found = inference.chunked(function, 3)(images(7))
     assert set(seen) == {3, 1}
     for name, value in whole.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-5)
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-4)  # sums near 0
     seen.clear()
     inference.chunked(function, 8)(images(7))
     inference.chunked(function, None)(images(7))
