@@ -9,6 +9,7 @@ from typing import Any
 from flax import nnx
 
 from evovit_jax.errors import UserError, suggestion
+from evovit_jax.models.keys import InitKeys
 
 # Modules of this package with a table `MODELS: dict[str, Entry]`; one backbone a file.
 MODULES = ("augreg", "deit", "deit3", "levit", "lvvit", "regnet")
@@ -124,5 +125,5 @@ def create_model(
             if isinstance(defaults[field], tuple) and not isinstance(given[field], tuple):
                 raise UserError(f"{field} of {name} is a list, a number for each stage")
     config = entry.model.Config(**{**entry.settings, **given})
-    rngs = nnx.Rngs(params=seed) if rngs is None else rngs
+    rngs = InitKeys(seed) if rngs is None else rngs
     return entry.model(config, entry.reduction if reduction is None else reduction, rngs=rngs)
