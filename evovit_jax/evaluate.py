@@ -16,13 +16,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from evovit_jax import config as config_lib
-from evovit_jax import flops, scoring, sharding
+from evovit_jax import flops, inference, scoring, sharding
 from evovit_jax import prepared as prepared_lib
 from evovit_jax.data import mixing, pipeline
 from evovit_jax.errors import UserError, run_command
@@ -137,13 +136,13 @@ def evaluate(
 
 def compiled_step(prepared: Prepared, config: ConfigDict, mesh: Mesh) -> Callable[..., dict]:
     """`step(sums, batch) -> sums`, compiled for batches of `config.eval_batch_size`."""
-    graphdef, state = nnx.split(prepared.model)
+    logits_of, state = inference.program(prepared.model, chunk=inference.default_chunk())
     copied, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
 
     def add(state: Any, sums: dict, batch: dict) -> dict:
         images = mixing.normalize(batch["image"], config.mean, config.std)
-        logits, _ = nnx.merge(graphdef, state)(images)
-        return jax.tree.map(jax.numpy.add, sums, scoring.score(logits, batch))
+        found = scoring.score(logits_of(state, images), batch)
+        return jax.tree.map(jax.numpy.add, sums, found)
 
     size, side = config.eval_batch_size, config.model.image_size
     shapes = {"image": ((size, side, side, 3), np.uint8), "label": ((size,), np.int32)}
