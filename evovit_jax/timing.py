@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +48,8 @@ def measure(call: Callable[[], object]) -> Measure:
 
 
 def interleave(
-    measures: Mapping[str, Measure], *, rounds: int = 5, seconds: float = 1.0, warmup: int = 2
-) -> dict[str, Timing]:
+    measures: Mapping[Hashable, Measure], *, rounds: int = 5, seconds: float = 1.0, warmup: int = 2
+) -> dict[Hashable, Timing]:
     """Measures everything `rounds` times, in turns.
 
     Args:
@@ -63,7 +63,7 @@ def interleave(
         for _ in range(max(1, warmup)):
             once = timed(1)
         repeats[name] = max(1, round(seconds / max(once, 1e-9)))
-    samples: dict[str, list[float]] = {name: [] for name in measures}
+    samples: dict[Hashable, list[float]] = {name: [] for name in measures}
     for _ in range(rounds):
         for name, timed in measures.items():
             samples[name].append(timed(repeats[name]))
