@@ -87,9 +87,15 @@ def free_port():
         return found.getsockname()[1]
 
 
-def train(folder, count, devices, **fields):
-    processes = Processes(folder / "logs", folder / "run", count, devices, **fields)
-    assert processes.finish() == [0] * count, processes.output()
+def train(folder, count, devices):
+    """Runs to the end. On a busy machine one process may compile for so long that the other gives
+    up waiting for it; started again, both find what is compiled in the cache."""
+    for _ in range(4):
+        processes = Processes(folder / "logs", folder / "run", count, devices)
+        statuses = processes.finish()
+        if "Gloo context initialization failed" not in processes.output():
+            break
+    assert statuses == [0] * count, processes.output()
     return folder / "run"
 
 
@@ -99,8 +105,9 @@ def two_by_two(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
+def stopped(two_by_two, tmp_path_factory):
     """A run of 2 x 2 that SIGTERM to its second process has stopped, and the step it is at."""
+    del two_by_two  # it has compiled what this one runs
     folder = tmp_path_factory.mktemp("stopped")
     processes = Processes(folder / "logs", folder / "run", 2, 2)
     processes.wait_for(r"\nstep 2/")
@@ -152,7 +159,8 @@ def test_another_number_of_hosts_goes_on_with_the_same_data(two_by_two, stopped,
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_dies_ends_the_other_with_its_name(tmp_path, victim):
+def test_a_process_that_dies_ends_the_other_with_its_name(two_by_two, tmp_path, victim):
+    del two_by_two  # it has compiled what this one runs
     processes = Processes(tmp_path / "logs", tmp_path / "run", 2, 2)
     processes.wait_for(r"\nstep 2/")
     processes.running[victim].kill()

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import run_model
 
 from evovit_jax import predict
 from evovit_jax.errors import UserError
@@ -31,7 +32,7 @@ def test_the_five_most_probable_classes_in_order(images):
     assert [item["image"] for item in found] == images
     for item, file in zip(found, images, strict=True):
         pixels = predict.read(prepared, file)[None]
-        logits = np.asarray(prepared.model(prepared.normalise(pixels))[0][0])
+        logits = np.asarray(run_model(prepared.model, prepared.normalise(pixels))[0][0])
         order = np.argsort(-logits)[:5]
         assert [one["index"] for one in item["classes"]] == order.tolist()
         assert [one["name"] for one in item["classes"]] == [f"name {i}" for i in order]

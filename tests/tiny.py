@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+from flax import nnx
 from ml_collections import ConfigDict
 
 from evovit_jax import config as config_lib
@@ -17,6 +18,11 @@ OVERRIDES = {
     "model.depth": 3,
     "augment.mix_group": 0,
 }
+
+
+def run_model(model: nnx.Module, images: Any, **settings: Any) -> Any:
+    """`model(images, **settings)` in one program: each operation on its own compiles for longer."""
+    return nnx.jit(lambda model, images: model(images, **settings))(model, images)
 
 
 def tiny_config(recipe: str = "digits_evo.py", **overrides: Any) -> ConfigDict:

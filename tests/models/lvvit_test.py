@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import run_model
 
 import evovit_jax
 from evovit_jax.errors import UserError
@@ -20,7 +21,7 @@ def images():
 
 
 def test_inference_adds_half_of_the_largest_patch_logits():
-    logits, out = tiny()(images())
+    logits, out = run_model(tiny(), images())
     patches = out.aux["patch_logits"]
     assert patches.shape == (2, 16, 5)
     np.testing.assert_allclose(logits, out.aux["class_logits"] + 0.5 * patches.max(1), atol=1e-6)
@@ -28,14 +29,14 @@ def test_inference_adds_half_of_the_largest_patch_logits():
 
 def test_training_returns_the_class_logits_and_updates_the_stem():
     model = tiny()
-    logits, out = model(images(), train=True)
+    logits, out = run_model(model, images(), train=True)
     np.testing.assert_array_equal(logits, out.aux["class_logits"])
     assert int(model.patch_embed.convs[0].bn.count[...]) == 1
 
 
 def test_masked_patches_have_no_say():
     model = tiny("heuristic,keep_rate=0.5,masked=true,locations=1:")
-    logits, out = model(images())
+    logits, out = run_model(model, images())
     kept = np.array(out.token_maps[-1])[:, 1:] >= 0
     assert 0 < kept[0].sum() < 16
     patches = np.where(kept[:, :, None], out.aux["patch_logits"], -np.inf)
@@ -43,7 +44,7 @@ def test_masked_patches_have_no_say():
 
 
 def test_other_image_sizes_work():
-    logits, _ = tiny()(jnp.zeros((1, 96, 64, 3)))
+    logits, _ = run_model(tiny(), jnp.zeros((1, 96, 64, 3)))
     assert bool(jnp.isfinite(logits).all())
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from tiny import run_model
 
 import evovit_jax
 from evovit_jax.models.outputs import Outputs
@@ -44,12 +45,12 @@ def test_masked_softmax_is_the_softmax_of_what_is_kept():
 
 def test_masked_and_gathered_passes_agree_where_they_keep_the_same_tokens():
     model, image = loud(tiny()), images(1)
-    masked, out = model(image, train=True)
+    masked, out = run_model(model, image, train=True)
     kept = [int(k) for k in out.aux["decisions"][0].sum(axis=1)]
     assert 16 > kept[0] > kept[1] > kept[2] > 0
     shares = [k / n for k, n in zip(kept, [16, *kept], strict=False)]
     rates = tuple(share + 1e-4 for share in shares)
-    gathered, reduced = model(image, reduction={"keep_rate": rates})
+    gathered, reduced = run_model(model, image, reduction={"keep_rate": rates})
     assert reduced.features.shape[1] == 1 + kept[2]
     np.testing.assert_allclose(gathered, masked, atol=1e-4)
     left = np.flatnonzero(np.asarray(reduced.token_maps[-1][0]) >= 0)
@@ -81,7 +82,7 @@ def test_sampling_follows_the_probabilities_and_passes_the_gradient():
 
 def test_ratio_loss_by_hand_and_its_gradient():
     model = tiny("dynamicvit,keep_rate=0.6")
-    _, out = model(images(), train=True)
+    _, out = run_model(model, images(), train=True)
     decisions = np.asarray(out.aux["decisions"])
     assert decisions.shape == (2, 3, 16)
     want = np.mean((decisions.mean(axis=2) - np.array([0.6, 0.36, 0.216])) ** 2)
@@ -91,7 +92,7 @@ def test_ratio_loss_by_hand_and_its_gradient():
     def ratio(params):
         return nnx.merge(graphdef, params, rest)(images(), train=True)[1].losses["ratio"]
 
-    slopes = jax.grad(ratio)(params)["reducer"]["score_predictor"]
+    slopes = jax.jit(jax.grad(ratio))(params)["reducer"]["score_predictor"]
     assert all(float(jnp.abs(slopes[i]["embed"]["kernel"][...]).max()) > 0 for i in range(3))
 
 

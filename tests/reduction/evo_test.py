@@ -204,7 +204,7 @@ def test_first_block_moves_both_stages():
 
 def test_runs_on_weights_with_a_class_token_head():
     model = evovit_jax.create_model("deit_tiny_patch16_224", "evo,keep_rate=0.5", **TINY)
-    logits, out = model(images(), train=True)
+    logits, out = run(model, images(), train=True)
     assert logits.shape == (3, 5)
     assert out.aux_logits == {}
 

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from tiny import run_model
 
 import evovit_jax
 from evovit_jax.reduction.base import Backbone
@@ -61,7 +62,7 @@ def test_taking_tokens_out_equals_masking_them(contiguous):
     images = jax.random.normal(jax.random.key(0), (2, 20, 20, 3))
     for name in ("deit_tiny_patch16_224", "evo_deit_tiny_patch16_224"):
         model = evovit_jax.create_model(name, spec, num_classes=4, **made)
-        out, masked = (model(images, reduction={"masked": m}) for m in (False, True))
+        out, masked = (run_model(model, images, reduction={"masked": m}) for m in (False, True))
         np.testing.assert_allclose(out[0], masked[0], atol=1e-5)
         np.testing.assert_array_equal(out[1].token_maps[-1] < 0, masked[1].token_maps[-1] < 0)
         assert out[1].features.shape[1] < masked[1].features.shape[1]

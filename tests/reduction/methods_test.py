@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax import export
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from tiny import run_model
 
 import evovit_jax
 from evovit_jax import reduction
@@ -180,12 +181,12 @@ def test_selection_on_a_mesh_gathers_no_activations(method):
 
 def test_parameters_fix_what_they_are_made_for():
     model = vit("patchmerger,keep_rate=0.5")
-    same, _ = model(images(1, 16, 16), reduction={"keep_rate": 0.5})
+    same, _ = run_model(model, images(1, 16, 16), reduction={"keep_rate": 0.5})
     assert same.shape == (1, 5)
     with pytest.raises(UserError, match="parameters for each of its keep_rate"):
-        model(images(1, 16, 16), reduction={"keep_rate": 0.7})
+        run_model(model, images(1, 16, 16), reduction={"keep_rate": 0.7})
     with pytest.raises(UserError, match="parameters for each of its locations"):
-        vit("dynamicvit")(images(1, 16, 16), reduction={"locations": (1,)})
+        run_model(vit("dynamicvit"), images(1, 16, 16), reduction={"locations": (1,)})
 
 
 @pytest.mark.parametrize("method", ["evit", "topk", "ats", "dpcknn", "kmedoids", "heuristic"])
