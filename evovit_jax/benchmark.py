@@ -4,8 +4,9 @@ python -m evovit_jax.benchmark --models="A;B+evit,keep_rate=0.7" [--batch_sizes=
 python -m evovit_jax.benchmark --models=A --mode=train --peers=timm --json --output=DIR
 python -m evovit_jax.benchmark --mode=data --data=folder:DIR [--peers=tf,torch]
 
-Models take turns, so that whatever else the machine does hits all of them; the matmuls whose speed
-is the peak take turns with them. `speedup` is over the first model, the median over the rounds.
+Models and batch sizes take turns, so that whatever else the machine does hits all of them, and so
+do the matmuls whose speed is the peak. `speedup` is over the first model at the same batch size,
+the median over the rounds.
 """
 
 import argparse
@@ -92,7 +93,7 @@ def run(
 
     Args:
       models: (name, reduction) of each.
-      batch_sizes: each is a round of turns of its own.
+      batch_sizes: images at once.
       mode: "inference" or "train".
       dtype: compute dtype.
       image_size: pixels; None for those of each model.
@@ -107,24 +108,20 @@ def run(
     """
     settings = {"mode": mode, "dtype": dtype, "image_size": image_size}
     own = {"chunk": chunk, "remat": remat}
-    rows, peaks = [], []
+    made = []
     with contextlib.ExitStack() as stack:
         peer = stack.enter_context(peers.start()) if timm else None
         for batch_size in batch_sizes:
-            made = [
+            own_cases = [
                 cases.make(name, reduction, batch_size=batch_size, **settings, **own)
                 for name, reduction in models
             ]
-            if peer:
-                made += _peer_cases(peer, made)
-            found, best = _measure(made, rounds=rounds, seconds=seconds)
-            rows += found
-            peaks.append(best)
+            made += own_cases + (_peer_cases(peer, own_cases) if peer else [])
+        rows, best = _measure(made, rounds=rounds, seconds=seconds)
     device = jax.devices()[0]
-    known = [best for best in peaks if best]
     return {
         "device": f"{device.device_kind} ({device.platform}, {jax.device_count()} device)",
-        "matmul_peak_gflops": max(known) if known else None,
+        "matmul_peak_gflops": best,
         "rows": rows,
     }
 
@@ -164,14 +161,22 @@ def _measure(
     shapes = peak.largest(shape for case in made for shape in case.shapes)
     dtype = made[0].row["dtype"]
     measures = {i: case.measure for i, case in enumerate(made)}
-    measures |= {shape: measure(peak.matmul(shape, dtype)) for shape in shapes}
+    for shape in shapes:
+        timed = measure(peak.matmul(shape, dtype))
+        # The matmuls together take a model's time.
+        measures[shape] = lambda repeats, timed=timed: timed(-(-repeats // len(shapes)))
     times = interleave(measures, rounds=rounds, seconds=seconds)
     # The peak of a round is its fastest shape; it varies with the clock as the models' times do.
     best = [
         max(peak.operations(shape) / times[shape].seconds[turn] / 1e9 for shape in shapes)
         for turn in range(rounds if shapes else 0)
     ]
-    rows = [_row(case, times[i], times[0], best) for i, case in enumerate(made)]
+    first = {}  # of each batch size: what its speed-ups are over
+    for i, case in enumerate(made):
+        first.setdefault(case.row["batch_size"], times[i])
+    rows = [
+        _row(case, times[i], first[case.row["batch_size"]], best) for i, case in enumerate(made)
+    ]
     return rows, statistics.median(best) if best else None
 
 
