@@ -12,7 +12,6 @@ import time
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from tiny import tiny_flags
 
@@ -124,8 +123,7 @@ def losses(workdir):
 
 
 def final_state(workdir):
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        return reader.restore(workdir / checkpoint.FOLDER / "40" / "state")
+    return checkpoint.read(workdir / checkpoint.FOLDER / "40")
 
 
 def test_two_processes_train_as_one_does(two_by_two, tmp_path):

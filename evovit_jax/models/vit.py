@@ -247,5 +247,6 @@ def mean_of_patches(tokens: TokenSet) -> Float[Array, "b d"]:
     if tokens.mask is not None:
         weights = jnp.where(tokens.mask, weights, 0.0)
     weights = weights[:, tokens.prefix :]
-    weights = weights / weights.sum(axis=1, keepdims=True)
+    # Where a mask drops every patch of an image, its mean is zero.
+    weights = weights / jnp.maximum(weights.sum(axis=1, keepdims=True), 1.0)
     return jnp.einsum("bp,bpd->bd", weights.astype(x.dtype), x)
