@@ -208,7 +208,8 @@ def main(arguments: list[str] | None = None) -> int:
         rounds=flags.rounds,
     )
     device = jax.devices()[0].device_kind
-    title = f"{models[0].name}, {rows[0]['examples']} images of {flags.data}, on {device}"
+    seen = flags.data.rstrip("/").rsplit("/", 1)[-1]  # a table that is shown around needs no path
+    title = f"{models[0].name}, {rows[0]['examples']} images of {seen}, on {device}"
     write(rows, title, flags.output)
     print(f"{title}\n\n{markdown(rows)}", flush=True)
     if flags.json:
