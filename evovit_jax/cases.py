@@ -72,7 +72,7 @@ def make(
         jax.random.key(0), (batch_size, side, side, model.config.in_channels)
     )
     if mode == "inference":
-        chunk = inference.default_chunk() if chunk is None else chunk
+        chunk = inference.default_chunk(side) if chunk is None else chunk
         call, program, seconds = _inference(model, images, chunk)
         rows = min(batch_size, chunk or batch_size)
     else:

@@ -136,7 +136,8 @@ def evaluate(
 
 def compiled_step(prepared: Prepared, config: ConfigDict, mesh: Mesh) -> Callable[..., dict]:
     """`step(sums, batch) -> sums`, compiled for batches of `config.eval_batch_size`."""
-    logits_of, state = inference.program(prepared.model, chunk=inference.default_chunk())
+    chunk = inference.default_chunk(config.model.image_size)
+    logits_of, state = inference.program(prepared.model, chunk=chunk)
     copied, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
 
     def add(state: Any, sums: dict, batch: dict) -> dict:

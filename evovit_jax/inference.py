@@ -11,13 +11,14 @@ from jaxtyping import Array, Float
 
 from evovit_jax.models.norm import fuse
 
-# Images at once on a CPU, whose caches hold the activations of so many (docs/performance.md).
-CPU_CHUNK = 8
+# Pixels at once on a CPU, whose caches hold the activations of so many: 8 images of 224 px, 2 of
+# 384 px (docs/performance.md).
+CPU_PIXELS = 8 * 224**2
 
 
-def default_chunk() -> int | None:
-    """Images at once on this process's hardware; None for the whole batch."""
-    return CPU_CHUNK if jax.default_backend() == "cpu" else None
+def default_chunk(image_size: int) -> int | None:
+    """Images of `image_size` px at once on this process's hardware; None for the whole batch."""
+    return max(1, CPU_PIXELS // image_size**2) if jax.default_backend() == "cpu" else None
 
 
 def chunked(function: Callable[[Array], Any], chunk: int | None) -> Callable[[Array], Any]:
@@ -68,8 +69,9 @@ def jit_inference(
 
     Args:
       model: of this library.
-      chunk: images at once; None for `default_chunk()`.
+      chunk: images at once; 0 for the whole batch, None for `default_chunk`.
       reduction: settings of the reducer, by field.
     """
-    logits, state = program(model, chunk=chunk or default_chunk(), reduction=reduction)
+    chunk = default_chunk(model.config.image_size) if chunk is None else chunk
+    logits, state = program(model, chunk=chunk, reduction=reduction)
     return functools.partial(jax.jit(logits), state)

@@ -23,6 +23,10 @@ def test_chunks_change_nothing(n):
     np.testing.assert_allclose(found, run_model(model, images(n))[0], rtol=1e-5, atol=1e-5)
 
 
+def test_larger_images_go_fewer_at_once():
+    assert [inference.default_chunk(size) for size in (224, 384, 2000)] == [8, 2, 1]
+
+
 def test_only_a_larger_batch_is_cut():
     seen = []
 

@@ -6,6 +6,7 @@ token, whose attention ranks the tokens, and learned positions, at the input and
 subsampling, in the biases' place.
 """
 
+import functools
 import itertools
 
 import jax
@@ -31,7 +32,7 @@ from evovit_jax.models.registry import Entry, EvalTransform
 from evovit_jax.models.vit import mean_of_patches
 from evovit_jax.reduction import Backbone, create_reducer
 from evovit_jax.reduction.base import Reducer
-from evovit_jax.reduction.tokens import TokenSet, follow, start_tokens
+from evovit_jax.reduction.tokens import TokenSet, check_tokens, follow, start_tokens
 
 
 class Stem(nnx.Module):
@@ -185,21 +186,24 @@ class LeViT(nnx.Module):
         reducer = self.reducer.override(**(reduction or {}))
         x, grid = self.embed(images, train=train)
         tokens = start_tokens(x, prefix=self.prefix, grid=grid, train=train, key=key)
-        tokens = reducer.start(tokens)
+        dims = self.config.embed_dim
+        check = functools.partial(check_tokens, inputs=tokens.x.shape[1])
+        tokens = check(reducer.start(tokens), dim=dims[0])
         maps, number = [], itertools.count()
         depth = sum(self.config.depth)
         for stage, blocks in enumerate(self.stages):
+            check = functools.partial(check, dim=dims[stage])
             if stage:
                 branch = 2 * depth + stage
                 tokens = self.downsamples[stage - 1](tokens, reducer, branch)
             for block, i in zip(blocks, number, strict=False):
-                tokens = reducer.before_block(i, tokens)
+                tokens = check(reducer.before_block(i, tokens))
                 tokens, attention = block.attend(i, tokens, reducer)
-                tokens = reducer.after_attention(i, tokens, attention)
+                tokens = check(reducer.after_attention(i, tokens, attention))
                 maps.append(tokens.source)
                 tokens = block.feed_forward(i, tokens)
-                tokens = reducer.after_block(i, tokens)
-        tokens = reducer.finish(tokens)
+                tokens = check(reducer.after_block(i, tokens))
+        tokens = check(reducer.finish(tokens))
         logits, aux_logits = self._classify(tokens)
         return logits, Outputs(
             features=tokens.x,
