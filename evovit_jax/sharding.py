@@ -65,6 +65,13 @@ def _check_batches(config: ConfigDict, devices: int) -> None:
             f"eval_batch_size={config.eval_batch_size} does not divide over {devices} devices; "
             f"use a multiple of {devices}"
         )
+    augment = config.augment
+    group, mixes = augment.mix_group, augment.mixup > 0 or augment.cutmix > 0
+    if mixes and group and (config.batch_size % group or group % 2):
+        raise UserError(
+            f"augment.mix_group={group} must be even and divide batch_size={config.batch_size}; "
+            "0 mixes the whole batch alike"
+        )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -163,6 +163,7 @@ def test_a_leaf_lives_where_its_parameter_does():
         ({"batch_size": 12}, "batch_size=12 does not divide over 8 devices; use a multiple of 8"),
         ({"batch_size": 24, "accumulate": 2}, "over 8 devices times 2 micro-batches"),
         ({"eval_batch_size": 4}, "eval_batch_size=4 does not divide over 8 devices"),
+        ({"augment__mixup": 0.8, "augment__mix_group": 6}, "augment.mix_group=6 must be even and"),
     ],
 )
 def test_what_does_not_fit_the_devices_is_refused(fields, message):
