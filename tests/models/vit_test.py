@@ -9,6 +9,7 @@ from flax import nnx
 import evovit_jax
 from evovit_jax.errors import UserError
 from evovit_jax.models.layers import attend, drop_path, resize_positions
+from evovit_jax.models.vit import mean_of_patches
 from evovit_jax.reduction.base import AttentionRequest, AttentionView, Reducer
 from evovit_jax.reduction.tokens import TokenSet, check_tokens, start_tokens
 
@@ -183,3 +184,9 @@ def test_an_unknown_model_is_told_what_is_near():
 def test_an_image_that_does_not_divide_into_patches_is_refused():
     with pytest.raises(UserError, match="18x18 pixels does not divide into patches of 4"):
         tiny()(images(size=18))
+
+
+def test_the_mean_of_patches_that_are_all_masked_is_zero():
+    tokens = start_tokens(jnp.ones((2, 5, 3)), prefix=1, grid=(2, 2))
+    mask = jnp.array([[True] * 5, [True] + [False] * 4])
+    np.testing.assert_array_equal(mean_of_patches(tokens.replace(mask=mask))[:, 0], [1.0, 0.0])
