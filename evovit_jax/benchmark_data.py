@@ -10,12 +10,12 @@ import json
 import pathlib
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from evovit_jax import child
 from evovit_jax.data import workers
 from evovit_jax.data.source import Source, open_source
 from evovit_jax.errors import UserError, suggestion
@@ -157,23 +157,9 @@ def _files(source: Source) -> Iterator[dict[str, Any]]:
 @contextlib.contextmanager
 def _child(settings: dict[str, Any]) -> Iterator[subprocess.Popen]:
     """A process that holds one pipeline, waiting to be measured."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "evovit_jax.data.peers", json.dumps(settings)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    with child.start("evovit_jax.data.peers", json.dumps(settings)) as process:
         _answer(process, settings["framework"])
         yield process
-    finally:
-        process.stdin.close()
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
 
 
 def _answer(process: subprocess.Popen, framework: str) -> dict[str, Any]:

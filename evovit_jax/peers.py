@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from evovit_jax import child
+from evovit_jax.data.peers import import_timm
 from evovit_jax.errors import UserError
 
 VARIANTS = ("timm eager", "timm compiled")
@@ -63,19 +65,8 @@ def start() -> Iterator[Peer]:
     for package in ("torch", "timm"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"--peers=timm needs {package}: pip install 'evovit_jax[torch]'")
-    command = [sys.executable, "-m", "evovit_jax.peers"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
+    with child.start("evovit_jax.peers") as process:
         yield Peer(process)
-    finally:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
 
 
 class _Models:
@@ -86,10 +77,7 @@ class _Models:
 
         self.torch, self.calls = torch, []
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.declared = declare_torchvision_operators(torch)
-        import timm
-
-        self.timm = timm
+        self.timm = import_timm()
 
     def make(self, settings: dict[str, Any]) -> dict[str, Any]:
         name, torch = settings["model"], self.torch
@@ -155,23 +143,6 @@ class _Models:
         self.calls[number]()
         self._wait()
         return {"peak_memory_mb": self.torch.cuda.max_memory_allocated() / 2**20}
-
-
-def declare_torchvision_operators(torch: Any) -> Any:
-    """Lets torchvision, which timm imports, load beside another build of PyTorch.
-
-    Returns what must stay alive for that; None where nothing was needed.
-    """
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return library
-    return None
 
 
 def main() -> None:
