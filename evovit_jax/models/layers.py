@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from evovit_jax.errors import UserError
+from evovit_jax.models.attention import attend
 from evovit_jax.reduction.base import AttentionRequest, AttentionView, Reducer
 from evovit_jax.reduction.tokens import TokenSet
 
@@ -19,8 +20,12 @@ REMAT_POLICIES = {
 truncated_normal = nnx.initializers.truncated_normal(stddev=0.02)
 
 
+@jax.checkpoint
 def gelu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """The exact (erf) GELU, as in every published ViT."""
+    """The exact (erf) GELU, as in every published ViT.
+
+    The backward pass keeps `x` alone: what else it needs is cheaper computed than stored.
+    """
     return jax.nn.gelu(x, approximate=False)
 
 
@@ -81,68 +86,6 @@ class Attention(nnx.Module):
         q, k, v = jnp.moveaxis(qkv, (2, 3), (0, 2))
         mixed, view = attend(q, k, v, scale=self.scale, request=request, kernel=self.kernel)
         return self.proj(jnp.swapaxes(mixed, 1, 2).reshape(b, n, d)), view
-
-
-def attend(
-    q: Float[Array, "b h n c"],
-    k: Float[Array, "b h m c"],
-    v: Float[Array, "b h m e"],
-    *,
-    scale: float,
-    request: AttentionRequest,
-    kernel: str = "auto",
-) -> tuple[Float[Array, "b h n e"], AttentionView]:
-    """`softmax(q k^T * scale + bias) v` with float32 softmax, and the view that was asked for.
-
-    `kernel` is "matmul", "fused", or "auto": fused where the hardware has a kernel for it (16-bit
-    on an NVIDIA GPU) and nobody needs the whole map or another normalisation. The class row of a
-    fused block is computed on its own, one query against all keys.
-    """
-    keys = k if "keys" in request.needs else None
-    values = v if "values" in request.needs else None
-    fusible = "weights" not in request.needs and request.normalise is None
-    if fusible and (kernel == "fused" or (kernel == "auto" and has_fused_kernel(q.dtype))):
-        mixed = _fused(q, k, v, scale, request.bias)
-        row = None
-        if "class_row" in request.needs:
-            bias = request.bias
-            bias = bias if bias is None or bias.shape[2] == 1 else bias[:, :, :1]
-            row = _weights(q[:, :, :1], k, scale, bias, None)[:, :, 0]
-        return mixed, AttentionView(class_row=row, keys=keys, values=values)
-    weights = _weights(q, k, scale, request.bias, request.normalise)
-    view = AttentionView(
-        class_row=weights[:, :, 0] if "class_row" in request.needs else None,
-        weights=weights if "weights" in request.needs else None,
-        keys=keys,
-        values=values,
-    )
-    return weights.astype(v.dtype) @ v, view
-
-
-def _weights(
-    q: Array, k: Array, scale: float, bias: Array | None, normalise: Callable | None
-) -> Float[Array, "b h n m"]:
-    logits = jnp.einsum("bhnc,bhmc->bhnm", q * scale, k, preferred_element_type=jnp.float32)
-    if bias is not None:
-        logits = logits + jnp.broadcast_to(bias, logits.shape)
-    return jax.nn.softmax(logits, axis=-1) if normalise is None else normalise(logits)
-
-
-def has_fused_kernel(dtype: jnp.dtype) -> bool:
-    """Whether this process's hardware has a fused attention kernel for `dtype`."""
-    return jax.default_backend() == "gpu" and jnp.dtype(dtype).itemsize == 2
-
-
-def _fused(q: Array, k: Array, v: Array, scale: float, bias: Array | None) -> Array:
-    if bias is not None:
-        bias = jnp.broadcast_to(bias.astype(q.dtype), (*q.shape[:3], k.shape[2]))
-    mixed = jax.nn.dot_product_attention(
-        *(jnp.swapaxes(a, 1, 2) for a in (q, k, v)),
-        bias=bias,
-        scale=scale,
-        implementation="cudnn" if has_fused_kernel(q.dtype) else "xla",
-    )
-    return jnp.swapaxes(mixed, 1, 2)
 
 
 class Mlp(nnx.Module):

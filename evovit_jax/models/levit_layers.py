@@ -12,9 +12,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from evovit_jax.errors import UserError
+from evovit_jax.models.attention import attend
 from evovit_jax.models.layers import (
     REMAT_POLICIES,
-    attend,
     drop_path,
     resize_positions,
     truncated_normal,

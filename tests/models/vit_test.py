@@ -8,9 +8,9 @@ from flax import nnx
 
 import evovit_jax
 from evovit_jax.errors import UserError
-from evovit_jax.models.layers import attend, drop_path, resize_positions
+from evovit_jax.models.layers import drop_path, resize_positions
 from evovit_jax.models.vit import mean_of_patches
-from evovit_jax.reduction.base import AttentionRequest, AttentionView, Reducer
+from evovit_jax.reduction.base import Reducer
 from evovit_jax.reduction.tokens import TokenSet, check_tokens, start_tokens
 
 TINY = {
@@ -108,37 +108,6 @@ def test_bfloat16_computes_in_16_bits_and_stays_near():
     logits, out = run(tiny(dtype="bfloat16"), images())
     assert (logits.dtype, out.features.dtype) == (jnp.float32, jnp.bfloat16)
     np.testing.assert_allclose(logits, exact, atol=0.02)
-
-
-@pytest.mark.parametrize("needs", [frozenset(), frozenset({"class_row"})])
-@pytest.mark.parametrize("biased", [False, True])
-def test_the_fused_kernel_equals_the_matmuls(needs, biased):
-    q, k, v = (jax.random.normal(jax.random.key(i), (2, 3, 7, 4)) for i in range(3))
-    bias = jax.random.normal(jax.random.key(4), (2, 1, 1, 7)) if biased else None
-    request = AttentionRequest(needs=needs, bias=bias)
-    mixed, view = attend(q, k, v, scale=0.5, request=request, kernel="matmul")
-    fused, fused_view = attend(q, k, v, scale=0.5, request=request, kernel="fused")
-    np.testing.assert_allclose(mixed, fused, atol=1e-5)
-    if needs:
-        np.testing.assert_allclose(view.class_row, fused_view.class_row, atol=1e-6)
-    else:
-        assert view.class_row is None
-        assert fused_view.class_row is None
-
-
-def test_a_request_is_answered_whole():
-    q, k, v = (jax.random.normal(jax.random.key(i), (2, 3, 7, 4)) for i in range(3))
-    needs = frozenset({"class_row", "weights", "keys", "values"})
-    request = AttentionRequest(needs=needs, normalise=lambda logits: jnp.ones_like(logits) / 7)
-    mixed, view = attend(q, k, v, scale=0.5, request=request, kernel="fused")
-    np.testing.assert_allclose(
-        mixed, jnp.broadcast_to(v.mean(2, keepdims=True), v.shape), atol=1e-6
-    )
-    np.testing.assert_array_equal(view.class_row, view.weights[:, :, 0])
-    np.testing.assert_array_equal(view.keys, k)
-    np.testing.assert_array_equal(view.values, v)
-    assert view.patch_scores(1).shape == (2, 6)
-    assert AttentionView().weights is None
 
 
 def test_names_and_patterns():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from evovit_jax.models.layers import attend
+from evovit_jax.models.attention import attend
 from evovit_jax.reduction.base import AttentionRequest, Backbone
 from evovit_jax.reduction.tokens import group_sizes, spread, start_tokens
 from evovit_jax.reduction.tome import ToMeFields, match, merge

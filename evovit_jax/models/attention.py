@@ -1,0 +1,110 @@
+"""`softmax(q k^T * scale + bias) v`, as matmuls or as one fused kernel."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from evovit_jax.reduction.base import AttentionRequest, AttentionView
+from evovit_jax.reduction.tokens import per_device
+
+# What cuDNN's kernel takes on every GPU that it runs on (Hopper takes heads of up to 256).
+FUSED_CAPABILITY, FUSED_HEAD_DIM, FUSED_HEAD_MULTIPLE = (8, 0), 128, 8
+
+
+def attend(
+    q: Float[Array, "b h n c"],
+    k: Float[Array, "b h m c"],
+    v: Float[Array, "b h m e"],
+    *,
+    scale: float,
+    request: AttentionRequest,
+    kernel: str = "auto",
+) -> tuple[Float[Array, "b h n e"], AttentionView]:
+    """`softmax(q k^T * scale + bias) v` with float32 softmax, and the view that was asked for.
+
+    `kernel` is "matmul"; "fused" for one kernel in the blocks that allow it (`can_fuse`); or
+    "auto": that where the hardware has such a kernel. The class row of a fused block is computed
+    on its own, one query against all keys.
+    """
+    fused = can_fuse(q, v, request) and (
+        kernel == "fused" or (kernel == "auto" and has_fused_kernel(q.dtype, q.shape[-1]))
+    )
+    keys = k if "keys" in request.needs else None
+    values = v if "values" in request.needs else None
+    if fused:
+        row = None
+        if "class_row" in request.needs:
+            row = _weights(q[:, :, :1], k, scale, None, None)[:, :, 0]
+        return _fused(q, k, v, scale), AttentionView(class_row=row, keys=keys, values=values)
+    weights = _weights(q, k, scale, request.bias, request.normalise)
+    view = AttentionView(
+        class_row=weights[:, :, 0] if "class_row" in request.needs else None,
+        weights=weights if "weights" in request.needs else None,
+        keys=keys,
+        values=values,
+    )
+    return weights.astype(v.dtype) @ v, view
+
+
+def _weights(
+    q: Array, k: Array, scale: float, bias: Array | None, normalise: Callable | None
+) -> Float[Array, "b h n m"]:
+    logits = jnp.einsum("bhnc,bhmc->bhnm", q * scale, k, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = logits + jnp.broadcast_to(bias, logits.shape)
+    return jax.nn.softmax(logits, axis=-1) if normalise is None else normalise(logits)
+
+
+def can_fuse(
+    q: Float[Array, "b h n c"], v: Float[Array, "b h m e"], request: AttentionRequest
+) -> bool:
+    """Whether one kernel computes a block: plain softmax, nobody sees the map, heads of one size.
+
+    Biases are left to matmuls: in training cuDNN's kernel refuses them at odd numbers of tokens,
+    and gives them gradients only in batches of one image.
+    """
+    unseen = "weights" not in request.needs
+    plain = request.bias is None and request.normalise is None
+    return unseen and plain and q.shape[-1] == v.shape[-1]
+
+
+def has_fused_kernel(dtype: jnp.dtype, head_dim: int) -> bool:
+    """Whether this process's GPU has cuDNN's attention for heads of `head_dim` in `dtype`."""
+    fits = head_dim <= FUSED_HEAD_DIM and head_dim % FUSED_HEAD_MULTIPLE == 0
+    return jnp.dtype(dtype).itemsize == 2 and fits and gpu_capability() >= FUSED_CAPABILITY
+
+
+def gpu_capability() -> tuple[int, ...]:
+    """The compute capability of this process's NVIDIA GPU, (8, 0) for an A100; () without one."""
+    if jax.default_backend() != "gpu":
+        return ()
+    found = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+    parts = found.split(".")
+    return tuple(map(int, parts)) if all(part.isdigit() for part in parts) else ()
+
+
+def _fused(q: Array, k: Array, v: Array, scale: float) -> Float[Array, "b h n c"]:
+    n, m = q.shape[2], k.shape[2]
+    implementation = "cudnn" if has_fused_kernel(q.dtype, q.shape[-1]) else "xla"
+
+    # On each device on its own: the lengths below belong to the images that it holds.
+    @per_device
+    def attention(q: Array, k: Array, v: Array) -> Array:
+        q, k, v = (_even(jnp.swapaxes(a, 1, 2)) for a in (q, k, v))
+        lengths = {}
+        if n % 2 or m % 2:
+            full = jnp.ones(len(q), jnp.int32)
+            lengths = {"query_seq_lengths": n * full, "key_value_seq_lengths": m * full}
+        mixed = jax.nn.dot_product_attention(
+            q, k, v, scale=scale, implementation=implementation, **lengths
+        )
+        return jnp.swapaxes(mixed[:, :n], 1, 2)
+
+    return attention(q, k, v)
+
+
+def _even(x: Float[Array, "b n h c"]) -> Float[Array, "b m h c"]:
+    """One token more where their number is odd: JAX refuses to train cuDNN's kernel on those."""
+    return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
