@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from evovit_jax import benchmark_report, cases, flops, peak, peers
+from evovit_jax import benchmark_report, cases, cpu, flops, peak, peers
 from evovit_jax.errors import UserError, run_command
 from evovit_jax.reduction import describe
 from evovit_jax.timing import Timing, interleave, measure, ratio
@@ -209,6 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if flags.mode == "data":
         found, table = _data(flags, batch_sizes, chosen)
     else:
+        cpu.keep_memory()  # as the training's command does
         found = run(
             cases.parse_models(flags.models),
             batch_sizes=batch_sizes,

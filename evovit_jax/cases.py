@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from evovit_jax import flops, inference, peak
+from evovit_jax import cpu, flops, inference, peak
 from evovit_jax.errors import UserError
 from evovit_jax.models import create_model
 from evovit_jax.models.registry import model_entry
 from evovit_jax.reduction import describe
+from evovit_jax.state import Skeleton
 from evovit_jax.timing import Measure, measure
 
 MODES = ("inference", "train")
@@ -107,9 +108,9 @@ def memory_mb(compiled: jax.stages.Compiled) -> float:
     return total / 2**20
 
 
-def _compile(function: Callable, *arguments: Any, donate: tuple[int, ...] = ()) -> Any:
+def _compile(function: Callable, *arguments: Any, **settings: Any) -> Any:
     start = time.perf_counter()
-    compiled = jax.jit(function, donate_argnums=donate).lower(*arguments).compile()
+    compiled = jax.jit(function, **settings).lower(*arguments).compile()
     seconds = time.perf_counter() - start
     return (compiled, 2 * flops.macs_of(function, *arguments)), seconds
 
@@ -123,26 +124,29 @@ def _inference(model: nnx.Module, images: jax.Array, chunk: int | None) -> tuple
 
 def _training(model: nnx.Module, images: jax.Array) -> tuple:
     """A step of AdamW on the cross-entropy of the logits and, where there are some, of the rest."""
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    skeleton, (params, stats) = Skeleton(model), Skeleton.variables(model)
     optimizer = optax.adamw(1e-4, weight_decay=0.05)
     labels = jnp.zeros(len(images), jnp.int32)
 
-    def loss(params: Any, rest: Any, images: jax.Array, key: jax.Array) -> Any:
-        model = nnx.merge(graphdef, params, rest)
+    def loss(params: Any, stats: Any, images: jax.Array, key: jax.Array) -> Any:
+        model = skeleton.build(params, stats)
         logits, out = model(images, train=True, key=key)
         heads = [logits, *out.aux_logits.values()]
         losses = [optax.softmax_cross_entropy_with_integer_labels(x, labels).mean() for x in heads]
         total = sum(losses) / len(losses) + sum(out.losses.values())
-        return total, nnx.split(model, nnx.Param, ...)[2]
+        return total, Skeleton.variables(model)[1]
 
-    def step(params: Any, rest: Any, opt_state: Any, images: jax.Array, key: jax.Array) -> Any:
-        grads, rest = jax.grad(loss, has_aux=True)(params, rest, images, key)
+    def step(params: Any, stats: Any, opt_state: Any, images: jax.Array, key: jax.Array) -> Any:
+        grads, stats = jax.grad(loss, has_aux=True)(params, stats, images, key)
         with jax.numpy_dtype_promotion("standard"):  # optax's step count is an integer
             updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), rest, opt_state
+        return optax.apply_updates(params, updates), stats, opt_state
 
-    state, key = (params, rest, optimizer.init(params)), jax.random.key(1)
-    program, seconds = _compile(step, *state, images, key, donate=(0, 1, 2))
+    state, key = (params, stats, optimizer.init(params)), jax.random.key(1)
+    options = cpu.compiler_options(jax.default_backend(), model.config.remat)
+    program, seconds = _compile(
+        step, *state, images, key, donate_argnums=(0, 1, 2), compiler_options=options
+    )
     compiled = program[0]
 
     def call() -> None:

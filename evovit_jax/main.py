@@ -40,8 +40,9 @@ def main() -> int:
     with distributed.joined():
         import jax
 
-        from evovit_jax import preemption, train
+        from evovit_jax import cpu, preemption, train
 
+        cpu.keep_memory()
         result = train.train_and_evaluate(config, FLAGS.workdir)
         if jax.process_index() == 0:
             print(json.dumps(result.summary), flush=True)

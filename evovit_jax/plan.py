@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from evovit_jax import collectives, phases, plan_report, sharding
+from evovit_jax import collectives, cpu, phases, plan_report, sharding
 from evovit_jax.data import pipeline
 from evovit_jax.errors import UserError
 from evovit_jax.plan_report import Plan
@@ -24,8 +24,7 @@ COMPILER = {
     # Only memory and communication are looked at, so the machine code need not be fast.
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
-    # This pass of the CPU's compiler removes the barriers that keep remat from being undone.
-    "xla_disable_hlo_passes": "cse_barrier_expander",
+    **cpu.KEEP_BARRIERS,
 }
 
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 import evovit_jax
 from evovit_jax import config as config_lib
 from evovit_jax import (
+    cpu,
     distillation,
     durations,
     losses,
@@ -169,6 +170,9 @@ class Run:
             ),
             out_shardings=self.shardings,
             donate_argnums=0,
+            compiler_options=cpu.compiler_options(
+                self.mesh.devices.flat[0].platform, self.config.model.remat
+            ),
         )
 
     @functools.cached_property

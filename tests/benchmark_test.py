@@ -102,10 +102,13 @@ def test_the_peak_is_measured_at_the_models_shapes():
     assert peak.matmul((2, 3, 5), "float32")().shape == (2, 5)
 
 
-def test_a_training_step_trains():
-    case = cases.make("deit_tiny_patch16_224", "none", batch_size=2, mode="train", image_size=32)
-    assert case.operations > 2 * 2.5 * 2e9 * flops.gmacs("deit_tiny_patch16_224", image_size=32)
-    assert case.measure(1) > 0
+@pytest.mark.parametrize(
+    ("name", "size"), [("deit_tiny_patch16_224", 32), pytest.param("levit_128s", 64, id="levit")]
+)
+def test_a_training_step_trains(name, size):
+    case = cases.make(name, "none", batch_size=2, mode="train", image_size=size)
+    assert case.operations > 2 * 2.5 * 2e9 * flops.gmacs(name, image_size=size)
+    assert case.measure(2) > 0
 
 
 def test_the_report_shows_what_is_unknown():

@@ -1,0 +1,39 @@
+"""Training on a CPU: memory that the process keeps, and rematerialisation that is not undone."""
+
+import ctypes
+import sys
+
+import jax
+
+# This pass of the CPU's compiler removes the barriers that keep remat from being undone: without
+# them what is computed again is found to be the same as before, and kept after all.
+KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+
+# Of glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+
+def keep_memory() -> bool:
+    """Makes the process keep the memory of a training step for the next one, on a CPU.
+
+    As malloc comes, a step's buffers are mapped and unmapped each time, and the kernel clears every
+    page anew (docs/performance.md). Large blocks are kept only in the main thread's heap, so that
+    programs must be run by the thread that calls them; hence before JAX starts its devices.
+
+    To be called by commands alone: it is a setting of the whole process.
+
+    Returns:
+      Whether anything was set: on Linux with glibc, where JAX runs on a CPU.
+    """
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # of no concern to accelerators
+    if jax.default_backend() != "cpu" or not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
+
+
+def compiler_options(platform: str, remat: str) -> dict[str, str]:
+    """What the compiler of `platform` ("cpu", "gpu", ...) is told of a step that uses `remat`."""
+    return KEEP_BARRIERS if platform == "cpu" and remat != "none" else {}

@@ -1,0 +1,72 @@
+"""What training on a CPU asks of the process and of the compiler."""
+
+import subprocess
+import sys
+
+import jax
+import pytest
+from tiny import tiny_config
+
+from evovit_jax import cpu, plan
+from evovit_jax.run import Run
+
+# Pages that the kernel hands out during ten calls of a program with two results of 32 MiB each.
+FAULTS = """
+import resource, sys
+import jax, jax.numpy as jnp
+from evovit_jax import cpu
+print(cpu.keep_memory() if sys.argv[1] == "keep" else "")
+call = jax.jit(lambda x: (x + 1, x * 2))
+x = jnp.ones((8, 2**20))
+for _ in range(10):
+    jax.block_until_ready(call(x))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    jax.block_until_ready(call(x))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(mode):
+    command = [sys.executable, "-c", FAULTS, mode]
+    said, count = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )[:2]
+    return said, int(count)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_memory_is_kept_from_one_call_to_the_next():
+    said, plain = faults("plain")
+    assert said == ""
+    assert plain > 1000  # pages: the test would see it if nothing were set
+    said, kept = faults("keep")
+    assert said == "True"
+    # Plain, it is every result of every call. Kept, the heap may still grow by a few of the twenty.
+    assert kept < 0.5 * plain
+
+
+def test_a_system_without_mallopt_is_left_alone(monkeypatch):
+    monkeypatch.setattr(cpu.ctypes, "CDLL", lambda name: object())
+    assert cpu.keep_memory() is False
+    monkeypatch.setattr(cpu.sys, "platform", "darwin")
+    assert cpu.keep_memory() is False
+
+
+def test_an_accelerator_is_left_alone(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(cpu.ctypes, "CDLL", None)  # a call would raise
+    assert cpu.keep_memory() is False
+    assert cpu.compiler_options("gpu", "full") == {}
+
+
+def test_remat_is_not_undone_in_the_trainer():
+    def temporaries(remat):
+        config = tiny_config(
+            batch_size=64, accumulate=1, model__depth=4, model__image_size=16, model__remat=remat
+        )
+        run = Run(config, jax.devices()[:1])
+        compiled = run.step_at(0).lower(run.like, plan.abstract_batch(run)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries("full") < 0.6 * temporaries("none")
