@@ -17,6 +17,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
+from evovit_jax import abandoned_reads
 from evovit_jax.errors import UserError
 from evovit_jax.state import TrainState, Variables
 from evovit_jax.workdir import locate
@@ -90,6 +91,7 @@ class Checkpointer:
           UserError: the checkpoint is of another architecture or optimiser, or all are damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
+        abandoned_reads.hush()
         for step in steps:
             try:
                 return self._restore(step, like)
