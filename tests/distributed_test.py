@@ -46,9 +46,12 @@ def test_a_tpu_vm_asks_its_metadata_server():
 
 def test_one_process_joins_nobody(monkeypatch):
     monkeypatch.setattr(distributed.os, "environ", {})
-    monkeypatch.setattr(distributed.jax.distributed, "initialize", None)
+    joined = []
+    monkeypatch.setattr(
+        distributed.jax.distributed, "initialize", lambda **settings: joined.append(settings)
+    )
     with distributed.joined():
-        pass
+        assert joined == []
 
 
 def test_a_process_that_cannot_join_says_so(monkeypatch, capsys):
