@@ -3,6 +3,11 @@
     python -m evovit_jax.main --config=configs/cifar10_evo.py --workdir=runs/cifar10
     python -m evovit_jax.main --config=configs/cifar10_evo.py:cpu --config.data=folder:DIR/train \
         --config.eval_data=folder:DIR/test --workdir=runs/cifar10
+
+Published: none. Expected: 51.6 % top-1 from `:cpu` with images in folders, measured on 2 CPU cores,
+2026-11-20; more from the whole recipe, which nobody has run to the end with this code.
+
+Cost: `:cpu` 4 min 20 s on 2 CPU cores, measured in the same run; the whole recipe is not measured.
 """
 
 from ml_collections import ConfigDict

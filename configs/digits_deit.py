@@ -3,6 +3,11 @@
     python -m evovit_jax.main --config=configs/digits_deit.py --workdir=runs/digits_deit
 
 The same recipe, the same pooled head with the same auxiliary class-token head.
+
+Published: none. Expected: 97.8 and 98.9 % top-1 on the 360 held-out digits (seeds 0, 1), measured
+on 2 CPU cores, 2026-11-20.
+
+Cost: about that of digits_evo.py, a minute and a half on 2 CPU cores; not timed by itself.
 """
 
 import pathlib

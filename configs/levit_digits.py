@@ -8,7 +8,10 @@ the learning rate that of a batch of 64, the augmentation a shift. There is no t
 learn the labels. A trained network of this library teaches with `--config.distill.kind=hard
 --config.distill.teacher=NAME --config.distill.teacher_weights=ITS_WORKDIR`.
 
-99.2 % top-1 on the 360 held-out digits in 2 min 41 s (seed 0, 2 CPU cores, 2026-11-20).
+Published: none. Expected: 99.2 % top-1 on the 360 held-out digits (seed 0), measured on 2 CPU
+cores, 2026-11-20.
+
+Cost: 2 min 41 s on 2 CPU cores, measured in the same run.
 """
 
 from ml_collections import ConfigDict

@@ -37,9 +37,8 @@ def plan(config: ConfigDict, *, total: int, examples: int) -> tuple[Phase, ...]:
       UserError: a schedule is given that the reduction has no field for.
     """
     spec = config.reduction or model_entry(config.model.name).reduction
-    name, given = reduction.parse(spec)
     in_pyramid = isinstance(model_entry(config.model.name).model.Config.depth, tuple)
-    reducer = reduction.reducer_class(name, in_pyramid=in_pyramid)
+    name, reducer, given = reduction.resolve(spec, in_pyramid=in_pyramid)
     fields = {f.name: f.default for f in dataclasses.fields(reducer.Fields)}
     fields.update(given)
 
@@ -61,6 +60,14 @@ def plan(config: ConfigDict, *, total: int, examples: int) -> tuple[Phase, ...]:
     begin = duration("keep_rate_start", "keep_rate") or 0
     length = duration("keep_rate_warmup", "keep_rate")
     if length:
+        if "keep_rate" in reducer.fixed_fields:
+            raise UserError(
+                f"keep_rate_warmup_* is given, but reduction {name!r} has weights for one keep rate"
+            )
+        if fields["keep_rate"] is None:
+            raise UserError(
+                f"keep_rate_warmup_* is given: say where it ends, reduction={name},keep_rate=..."
+            )
         for step, rate in _keep_rates(begin, length, config.keep_rate_levels, fields["keep_rate"]):
             changes.setdefault(step, {})["keep_rate"] = rate
     return _accumulate(changes)

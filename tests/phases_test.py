@@ -86,3 +86,15 @@ def test_which_phase_a_step_is_in():
     found = plan("evo")
     assert [phases.at(found, step).start for step in (0, 59, 60, 89)] == [0, 0, 60, 60]
     assert phases.describe(found[1]) == "from step 60 on the reduction runs with selection=stage"
+
+
+def test_a_keep_rate_that_cannot_fall():
+    with pytest.raises(UserError, match=r"say where it ends, reduction=tome,keep_rate="):
+        plan("tome", keep_rate_warmup_epochs=3)
+    with pytest.raises(UserError, match=r"'sinkhorn' has weights for one keep rate"):
+        plan("sinkhorn", keep_rate_warmup_epochs=3)
+
+
+def test_a_keep_rate_that_is_no_number():
+    with pytest.raises(UserError, match=r"keep_rate must be .*, got abc|keep_rate.*'abc'"):
+        plan("evit,keep_rate=abc", keep_rate_warmup_epochs=3)

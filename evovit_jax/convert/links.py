@@ -122,6 +122,7 @@ class Scheme:
         image size becomes one of the given shape.
       trained_with: settings of the reducer that such checkpoints were trained with.
       spare: pattern of tensors that a model without their reducer does not need.
+      hints: what to do about variables that a checkpoint lacks, by a pattern of their paths.
     """
 
     links: tuple[Link, ...]
@@ -133,6 +134,7 @@ class Scheme:
     )
     trained_with: Mapping[str, object] = dataclasses.field(default_factory=dict)
     spare: str = ""
+    hints: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 LEAVES = {
@@ -173,13 +175,6 @@ def substitute(name: str, renames: Renames) -> str:
     for pattern, replacement in renames:
         name = re.sub(rf"^{pattern}$", replacement, name)
     return name
-
-
-def some(names: Iterable[str], most: int = 6) -> str:
-    """A list of names that fits a line."""
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def check_same(name: str, value: np.ndarray, expected: np.ndarray, why: str) -> None:

@@ -121,7 +121,9 @@ class LVViT(VisionTransformer):
         counted = on_patches
         if tokens.mask is not None:
             counts = tokens.mask[:, tokens.prefix :, None]
-            counted = jnp.where(counts, on_patches, -jnp.inf)
+            # Where a mask drops every patch of an image, the class token classifies alone.
+            counts, none = jnp.broadcast_arrays(counts, ~counts.any(axis=1, keepdims=True))
+            counted = jnp.where(counts, on_patches, jnp.where(none, 0.0, -jnp.inf))
         logits = on_class if tokens.train else on_class + 0.5 * counted.max(axis=1)
         return logits, features, {}, {"class_logits": on_class, "patch_logits": on_patches}
 

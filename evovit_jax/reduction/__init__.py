@@ -1,6 +1,5 @@
 """Token reduction: one paper a file, one row each in the table below."""
 
-import dataclasses
 import importlib
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +8,7 @@ from flax import nnx
 
 from evovit_jax.errors import UserError, suggestion
 from evovit_jax.reduction.base import Backbone, Reducer
+from evovit_jax.reduction.field_types import checked
 
 # name: module of this package, class.
 METHODS: dict[str, tuple[str, str]] = {
@@ -84,13 +84,17 @@ def parse(spec: str | Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
     "" mean "none".
 
     Raises:
-      UserError: for a part that is not `field=value`, or a field given twice.
+      UserError: for a part that is not `field=value`, a field given twice, or a name that is
+        no text.
     """
     if not spec:
         return "none", {}
     if isinstance(spec, Mapping):
         fields = dict(spec)
-        return fields.pop("name", "none"), fields
+        name = fields.pop("name", "none")
+        if not all(isinstance(text, str) for text in (name, *fields)):
+            raise UserError(f"reduction {spec!r}: its name and its fields' names must be texts")
+        return name, fields
     name, *parts = (part.strip() for part in spec.split(","))
     fields = {}
     for part in parts:
@@ -113,6 +117,19 @@ def describe(spec: str | Mapping[str, Any] | None) -> str:
     return ",".join([name, *(f"{key}={text(value)}" for key, value in fields.items())])
 
 
+def resolve(
+    spec: str | Mapping[str, Any] | None, *, in_pyramid: bool = False
+) -> tuple[str, type[Reducer], dict[str, Any]]:
+    """A method's name, its class, and the fields given, of the types that the class declares.
+
+    Raises:
+      UserError: for an unknown method or field, or a value of another type.
+    """
+    name, given = parse(spec)
+    reducer = reducer_class(name, in_pyramid=in_pyramid)
+    return name, reducer, checked(f"reduction {name!r}", reducer.Fields, given)
+
+
 def create_reducer(
     spec: str | Mapping[str, Any] | None, backbone: Backbone, *, rngs: nnx.Rngs
 ) -> Reducer:
@@ -121,14 +138,7 @@ def create_reducer(
     Raises:
       UserError: for an unknown method or field, or a value that the method refuses.
     """
-    name, given = parse(spec)
-    reducer = reducer_class(name, in_pyramid=backbone.is_pyramid)
-    known = [field.name for field in dataclasses.fields(reducer.Fields)]
-    for field in given:
-        if field not in known:
-            hint = suggestion(field, known) if known else "it has none"
-            raise UserError(f"reduction {name!r} has no field {field!r}; {hint}")
-    given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+    _, reducer, given = resolve(spec, in_pyramid=backbone.is_pyramid)
     return reducer(backbone, reducer.Fields(**given), rngs=rngs)
 
 
@@ -141,4 +151,5 @@ __all__ = [
     "parse",
     "reducer_class",
     "register",
+    "resolve",
 ]

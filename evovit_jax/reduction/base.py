@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from evovit_jax.errors import UserError, suggestion
+from evovit_jax.errors import UserError
+from evovit_jax.reduction.field_types import checked
 from evovit_jax.reduction.tokens import TokenSet, start_tokens
 
 
@@ -181,13 +182,8 @@ class Reducer(nnx.Module):
         """
         if not changes:
             return self
-        known = [field.name for field in dataclasses.fields(self.fields)]
+        changes = checked(f"reduction {type(self).__name__}", type(self.fields), changes)
         for name in changes:
-            if name not in known:
-                raise UserError(
-                    f"reduction {type(self).__name__} has no field {name!r}; "
-                    + suggestion(name, known)
-                )
             if name in self.fixed_fields and changes[name] != getattr(self.fields, name):
                 raise UserError(
                     f"reduction {type(self).__name__} has parameters for each of its {name}; "
@@ -341,13 +337,16 @@ def blank_view(
 
 def check_rate(name: str, value: Any) -> None:
     """Raises UserError unless `value`, or each of its members, is in (0, 1]."""
-    for rate in value if isinstance(value, Sequence) else (value,):
-        if not isinstance(rate, int | float) or not 0 < rate <= 1:
+    for rate in value if isinstance(value, tuple | list) else (value,):
+        number = isinstance(rate, int | float) and not isinstance(rate, bool)
+        if not number or not 0 < rate <= 1:
             raise UserError(f"{name} must be a number in (0, 1], got {rate!r}")
 
 
 def check_blocks(name: str, blocks: Sequence[int], depth: int) -> None:
     """Raises UserError unless `blocks` are increasing block numbers of a network of `depth`."""
+    if not blocks:
+        raise UserError(f"{name} must name one block or more of 0..{depth - 1}")
     rising = all(a < b for a, b in itertools.pairwise(blocks))
     if not rising or not all(isinstance(i, int) and 0 <= i < depth for i in blocks):
         raise UserError(

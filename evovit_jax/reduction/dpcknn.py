@@ -12,7 +12,7 @@ patch tokens divided by sqrt(C):
 - a cluster is the mean of its tokens, weighted by `exp(w . x + b)`, learned, or equally
   (`equal_weight`); the sum of weights + 1e-6.
 
-The official code adds noise up to 1e-6 to the densities against ties; here ties are decided by the
+The study's code adds noise up to 1e-6 to the densities against ties; here ties are decided by the
 tokens' order. Class tokens go round it.
 """
 

@@ -145,7 +145,12 @@ class DynamicViT(Located):
         teacher_logits: Float[Array, "b k"],
         teacher: Any,
     ) -> dict[str, Float[Array, ""]]:
-        """`distill_logits` and `distill_tokens`; the teacher is the network without reduction."""
+        """`distill_logits` and `distill_tokens`; the teacher is the network without reduction.
+
+        The logits are those of inference: a distilled network's are the mean of its two heads'.
+        """
+        if "dist" in out.aux_logits:
+            logits = (logits + out.aux_logits["dist"]) / 2
         kept = out.aux["decisions"][:, -1] > 0.5
         if "patch_logits" in out.aux:  # LV-ViT, which has labels on patches
             teacher_logits = teacher.aux["class_logits"]

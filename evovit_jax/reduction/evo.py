@@ -79,11 +79,15 @@ class EvoFields(base.Fields):
             raise UserError(f"evo keep_multiple must be at least 1, got {self.keep_multiple!r}")
         if self.selection not in ("stage", "layer"):
             raise UserError(f"evo selection must be stage or layer, got {self.selection!r}")
-        if self.stages is not None and self.first_block not in (None, self.stages[0]):
+        if self.stages and self.first_block not in (None, self.stages[0]):
             raise UserError("evo: first_block must be the first of stages; give one of the two")
 
     def stage_starts(self, depth: int) -> tuple[int, ...]:
-        """The first block of each stage, in a network of `depth` blocks."""
+        """The first block of each stage, in a network of `depth` blocks.
+
+        Raises:
+          UserError: if the stages do not fit the network, or the keep rates the stages.
+        """
         if self.stages is not None:
             starts = self.stages
         else:
@@ -176,10 +180,20 @@ class Evo(Reducer):
 def representative_token(
     x: Float[Array, "b p d"], scores: Float[Array, "b p"], is_placeholder: Array
 ) -> Float[Array, "b 1 d"]:
-    """The mean of the placeholders, weighted by their scores (Section 3.3)."""
+    """The mean of the placeholders, weighted by their scores (Section 3.3).
+
+    Where softmax has rounded all of these to zero, they weigh the same.
+    """
     weights = jnp.where(is_placeholder, scores, 0.0)
-    weights = weights / weights.sum(axis=1, keepdims=True)
+    alike = is_placeholder.astype(scores.dtype)
+    weights = shares(jnp.where(weights.any(axis=1, keepdims=True), weights, alike))
     return jnp.einsum("bp,bpd->bd", weights.astype(x.dtype), x)[:, None]
+
+
+def shares(x: Float[Array, "b p"]) -> Float[Array, "b p"]:
+    """Each row over its sum, zeros where that is zero."""
+    total = x.sum(axis=1, keepdims=True)
+    return x / jnp.where(total > 0, total, 1.0)
 
 
 def representative_macs(reducer: Reducer, block: int, counts: BlockTokens) -> int:

@@ -26,7 +26,12 @@ from evovit_jax.reduction.base import (
     Reducer,
     check_rate,
 )
-from evovit_jax.reduction.evo import enter_slow_path, leave_slow_path, representative_macs
+from evovit_jax.reduction.evo import (
+    enter_slow_path,
+    leave_slow_path,
+    representative_macs,
+    shares,
+)
 from evovit_jax.reduction.tokens import TokenSet
 
 
@@ -78,6 +83,11 @@ class EvoPyramid(Reducer):
         if isinstance(fields.keep_rate, tuple) and len(fields.keep_rate) != stages:
             raise UserError(
                 f"evo keep_rate has {len(fields.keep_rate)} members for {stages} stages"
+            )
+        if not 0 <= fields.first_block <= backbone.depth:
+            raise UserError(
+                f"evo first_block must be in 0..{backbone.depth} (the last: nowhere), got "
+                f"{fields.first_block}"
             )
         # One for each attention in the network's order, subsamplings included; sigmoid(0) = 1/2.
         self.tradeoff = nnx.Param(jnp.zeros((backbone.depth + stages - 1,)))
@@ -164,7 +174,7 @@ class EvoPyramid(Reducer):
         weight = self._weight(self._starts()[stage + 1] + stage)
         scores = (1 - weight) * _strided(tokens.scores, tokens.grid, stride) + weight * kept
         total = tokens.scores.sum(axis=1, keepdims=True)
-        return tokens.replace(scores=scores * (total / scores.sum(axis=1, keepdims=True)))
+        return tokens.replace(scores=total * shares(scores))
 
 
 def _strided(

@@ -78,7 +78,8 @@ class Heuristic(Located):
         if self.fields.contiguous:
             # One step beyond the locations on both sides; the first block of all has no step out.
             steps = linspace(found[0], np.float32(self.fields.min_radius), len(self.locations) + 2)
-            return found <= steps[location + (self.locations[0] > 0)]
+            # The innermost always stay: on a grid of even sides none has radius 0.
+            return found <= max(steps[location + (self.locations[0] > 0)], found.min())
         wanted = self.grid_count(location, grid)
         candidates = np.unique(found)
         counts = (found[None] <= candidates[:, None]).sum(axis=1)

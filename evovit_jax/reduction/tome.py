@@ -92,7 +92,11 @@ class ToMeFields(LocatedFields):
             raise UserError("tome: inflection goes with one number r")
 
     def schedule(self, depth: int, patches: int) -> tuple[int, ...]:
-        """r of each block, for a network of `depth` blocks and images of `patches` patches."""
+        """r of each block, for a network of `depth` blocks and images of `patches` patches.
+
+        Raises:
+          UserError: if r is a list, and not of `depth` members.
+        """
         if isinstance(self.r, tuple):
             if len(self.r) != depth:
                 raise UserError(f"tome r has {len(self.r)} members for {depth} blocks")

@@ -8,6 +8,7 @@ from tiny import run_model
 
 import evovit_jax
 from evovit_jax.errors import UserError
+from evovit_jax.reduction.tokens import start_tokens
 
 TINY = {"image_size": 64, "embed_dim": 12, "depth": 2, "num_heads": 3, "num_classes": 5}
 
@@ -53,3 +54,14 @@ def test_what_it_cannot_be_is_refused():
         tiny(patch_size=8)
     with pytest.raises(UserError, match="does not divide into patches of 16"):
         tiny()(jnp.zeros((1, 60, 64, 3)))
+
+
+def test_an_image_without_patches_is_classified_by_its_class_token():
+    model = evovit_jax.create_model(
+        "lvvit_s", "none", image_size=32, embed_dim=16, depth=1, num_heads=2, num_classes=5
+    )
+    x = jax.random.normal(jax.random.key(0), (2, 5, 16))
+    mask = jnp.array([[True] * 5, [True] + [False] * 4])
+    logits, _, _, aux = model._classify(start_tokens(x, prefix=1, grid=(2, 2)).replace(mask=mask))
+    np.testing.assert_array_equal(logits[1], aux["class_logits"][1])
+    assert not np.array_equal(logits[0], aux["class_logits"][0])

@@ -2,6 +2,8 @@
 
 import pathlib
 import re
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +57,30 @@ def test_its_multiply_adds_need_no_code_of_its_own(walk):
     for method in ("loudest", "most_attended"):
         model = flops.abstract_model("deit_tiny_patch16_224", f"{method},keep_rate=0.5", **TINY)
         assert flops.count(model).total / 1e9 == pytest.approx(flops.gmacs(model), rel=0.01)
+
+
+def test_kept_it_is_a_method_like_the_others(walk, monkeypatch):
+    """The file and the row of "To keep it"; the other steps have tests of their own."""
+    module = types.ModuleType("evovit_jax.reduction.kept")
+    module.Kept = type("Kept", (walk["Loudest"],), {})
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(reduction.METHODS, "kept", ("kept", "Kept"))
+    assert "kept" in reduction.list_reductions()
+    model = evovit_jax.create_model("deit_tiny_patch16_224", "kept,keep_rate=0.5,order=1", **TINY)
+    assert type(model.reducer) is module.Kept
+    with pytest.raises(UserError, match="'kept': order must be a whole number, got 'x'"):
+        evovit_jax.create_model("deit_tiny_patch16_224", "kept,order=x", **TINY)
+
+
+def test_to_keep_it_names_every_step():
+    """A new method fails the tests of a step that it has not taken: the text must name them all."""
+    text = DOCUMENT.read_text().partition("## To keep it")[2].partition("\n## ")[0]
+    for step in ("`METHODS`", "`UPDATE_GOLDEN=1 pytest tests/recipes_test.py`", "another name"):
+        assert step in " ".join(text.split())
+    paths = re.findall(r"`((?:evovit_jax|configs|docs|tests)/[^`]+)`", text)
+    assert {"docs/methods.md", "evovit_jax/reduction/NAME.py", "configs/deit_s_NAME.py"} <= {*paths}
+    for path in paths:
+        assert (DOCUMENT.parents[1] / path.replace("NAME", "topk")).is_file(), path
 
 
 def test_bad_settings_and_taken_names_are_one_clear_line(walk):

@@ -1,5 +1,7 @@
 """DynamicViT: masked training and gathered inference are one network; its losses by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -170,3 +172,12 @@ def test_predictor_reads_the_mean_of_what_is_kept_only():
     nothing = predictor(x, jnp.zeros((1, 6)))
     assert bool(jnp.isfinite(nothing).all())  # chance may keep none
     assert Predictor.macs(384, 196) == 196 * (384 * 384 + 384 * 192 + 192 * 96 + 96 * 2 + 192)
+
+
+def test_a_distilled_students_heads_are_averaged_as_its_teachers_are():
+    none = jnp.zeros((2, 3, 4))
+    one, other = (jax.random.normal(jax.random.key(k), (2, 3)) for k in (8, 9))
+    out = outputs(1, none)
+    out = dataclasses.replace(out, aux_logits={"dist": other})
+    losses = tiny().reducer.teacher_losses(one, out, (one + other) / 2, outputs(2))
+    np.testing.assert_allclose(losses["distill_logits"], 0, atol=1e-6)

@@ -151,3 +151,9 @@ def test_learned_tradeoffs_get_a_gradient_where_scores_matter():
 def test_bad_settings_are_refused(spec, message):
     with pytest.raises(UserError, match=message):
         reducer(spec)
+
+
+@pytest.mark.parametrize("block", [-3, 99])
+def test_a_first_block_that_is_not_there(block):
+    with pytest.raises(UserError, match="evo first_block"):
+        reducer(f"evo,first_block={block}")

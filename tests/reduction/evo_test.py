@@ -7,7 +7,7 @@ import pytest
 
 import evovit_jax
 from evovit_jax.errors import UserError
-from evovit_jax.reduction.evo import enter_slow_path, leave_slow_path
+from evovit_jax.reduction.evo import enter_slow_path, leave_slow_path, representative_token
 from evovit_jax.reduction.tokens import group_sizes, start_tokens
 
 TINY = {
@@ -278,3 +278,17 @@ def test_tokens_are_kept_up_to_a_multiple(multiple, tokens):
 def test_a_multiple_is_a_positive_number():
     with pytest.raises(UserError, match="keep_multiple must be at least 1, got 0"):
         tiny("evo,keep_multiple=0")
+
+
+def test_placeholders_without_any_score_weigh_the_same():
+    x = jax.random.normal(jax.random.key(0), (2, 4, 3))
+    scores = jnp.array([[0.0, 0.7, 0.0, 0.3], [0.1, 0.2, 0.3, 0.4]])
+    placeholders = jnp.array([[True, False, True, False]] * 2)
+
+    def total(scores):
+        return representative_token(x, scores, placeholders).sum()
+
+    found = representative_token(x, scores, placeholders)[:, 0]
+    np.testing.assert_allclose(found[0], (x[0, 0] + x[0, 2]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(found[1], (0.1 * x[1, 0] + 0.3 * x[1, 2]) / 0.4, rtol=1e-5)
+    assert bool(jnp.isfinite(jax.grad(total)(scores)).all())

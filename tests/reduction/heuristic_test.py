@@ -1,6 +1,7 @@
 """Radial patterns: the study's counts, nesting, and taking tokens out as good as masking them."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -66,3 +67,14 @@ def test_taking_tokens_out_equals_masking_them(contiguous):
         np.testing.assert_allclose(out[0], masked[0], atol=1e-5)
         np.testing.assert_array_equal(out[1].token_maps[-1] < 0, masked[1].token_maps[-1] < 0)
         assert out[1].features.shape[1] < masked[1].features.shape[1]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", ["lvvit_s", "evo_deit_tiny_patch16_224"])
+def test_the_innermost_patches_always_stay(name, masked):
+    fields = {"contiguous": True, "locations": (1, 3), "min_radius": 0.1, "masked": masked}
+    model = evovit_jax.create_model(
+        name, {"name": "heuristic", **fields}, image_size=64, embed_dim=16, depth=4, num_heads=2
+    )
+    logits, _ = model(jax.random.normal(jax.random.key(0), (1, 64, 64, 3)))
+    assert bool(jnp.isfinite(logits).all())

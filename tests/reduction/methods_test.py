@@ -1,6 +1,8 @@
 """What every method must do, whichever it is: run anywhere, account for every token, export."""
 
 import functools
+import itertools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +48,11 @@ VARIANTS = [
     "tome,r=3,inflection=-1.0",
     "tome,keep_rate=0.5",
 ]
-IN_LEVIT = ["evo", "evit", "evit,fuse=false", "topk", "tome", "none"]
+IN_LEVIT = [
+    method
+    for method in METHODS
+    if reduction.reducer_class(method, in_pyramid=True).not_in_pyramids is None
+]
 
 
 def vit(spec, **overrides):
@@ -57,6 +63,19 @@ def vit(spec, **overrides):
 
 def images(*shape):
     return jax.random.normal(jax.random.key(7), (*shape, 3))
+
+
+def test_the_documents_table_has_a_row_for_each_method():
+    lines = (pathlib.Path(__file__).parents[2] / "docs" / "methods.md").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| `--reduction` |"))
+    table = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    rows = {name: cells[-1] for name, *cells in map(cells_of, table)}
+    assert sorted(rows) == sorted(f"`{method}`" for method in METHODS)
+    assert [method for method in METHODS if rows[f"`{method}`"] != "no"] == IN_LEVIT
+
+
+def cells_of(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 @functools.lru_cache(maxsize=1)
@@ -125,7 +144,7 @@ def test_exports_with_a_symbolic_batch(spec):
     np.testing.assert_allclose(exported.call(images(3, 16, 16)), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("spec", IN_LEVIT)
+@pytest.mark.parametrize("spec", [*IN_LEVIT, "evit,fuse=false"])
 def test_runs_inside_the_stages_of_a_pyramid(spec):
     model = evovit_jax.create_model("evo_levit_128s", spec, **LEVIT)
     logits, out = jax.jit(model)(images(2, 64, 64))
@@ -137,6 +156,10 @@ def test_runs_inside_the_stages_of_a_pyramid(spec):
     counts = model.reducer.token_counts((4, 4))
     assert [count.entering for count in counts[::2]] == [17, 5, 2]
     assert spec == "none" or counts[1].feed_forward < 17 or counts[2].feed_forward < 5
+
+
+def test_the_published_methods_that_can_run_in_a_pyramid_do():
+    assert {"none", "evo", "evit", "topk", "tome"} <= set(IN_LEVIT)
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in IN_LEVIT])
