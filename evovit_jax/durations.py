@@ -30,7 +30,7 @@ def steps(config: ConfigDict, name: str, examples: int) -> int | None:
       examples: the number of training examples of an epoch.
 
     Raises:
-      UserError: two of the three are given, or the one given is negative.
+      UserError: two of the three are given, or the one given is negative or not finite.
     """
     given = {unit: config[f"{name}_{unit}"] for unit in UNITS}
     given = {unit: value for unit, value in given.items() if value is not None}
@@ -42,6 +42,8 @@ def steps(config: ConfigDict, name: str, examples: int) -> int | None:
     ((unit, value),) = given.items()
     if value < 0:
         raise UserError(f"{name}_{unit}={value} is negative")
+    if not math.isfinite(value):
+        raise UserError(f"{name}_{unit}={value} is not a finite number")
     if unit == "steps":
         return int(value)
     # Rounded first, so that 0.1 epochs of 1,000 examples are 100 and not 100.00000000000001.

@@ -42,7 +42,7 @@ def optimizer(
         frozen[name] = frozen[name] or factor == 0
     parts = []
     if optim.agc:
-        parts.append(optax.adaptive_grad_clip(optim.agc))
+        parts.append(_adaptive_clip(optim.agc))
     if optim.clip_norm:
         parts.append(optax.clip_by_global_norm(optim.clip_norm))
     parts += [
@@ -53,6 +53,39 @@ def optimizer(
         parts.append(optax.scale_by_trust_ratio())
     parts += [_scale_each(rates), optax.scale_by_learning_rate(schedule)]
     return _lenient(_held(optax.chain(*parts), frozen, freeze))
+
+
+def _adaptive_clip(largest: float) -> optax.GradientTransformation:
+    """Clips each unit's gradient to `largest` of its weights' norm (Brock et al., 2021, eq. 3).
+
+    Units are timm's, with which LeViT was trained: an output of a kernel, the first index of other
+    arrays (a head's attention biases, all positions together), a whole vector. Optax takes the
+    first axis as a kernel's inputs whatever the array is.
+    """
+
+    def norm(x: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
+        return jnp.sqrt(jnp.square(x).sum(axes, keepdims=True))
+
+    def update(updates: Variables, params: Variables | None) -> Variables:
+        clipped = {}
+        for name, value in updates.items():
+            if _is_masked(value):
+                clipped[name] = value
+                continue
+            axes = _unit_axes(name, value.ndim)
+            limit = largest * jnp.maximum(norm(params[name], axes), 1e-3)
+            size = norm(value, axes)
+            factor = jnp.where(size > limit, limit / jnp.maximum(size, 1e-6), 1.0)
+            clipped[name] = value * factor
+        return clipped
+
+    return optax.stateless(update)
+
+
+def _unit_axes(name: str, ndim: int) -> tuple[int, ...] | None:
+    if ndim < 2:
+        return None
+    return tuple(range(ndim - 1)) if name.endswith("kernel") else tuple(range(1, ndim))
 
 
 def _held(

@@ -135,7 +135,7 @@ def test_a_recipe_with_a_field_that_is_not_there(tmp_path):
         "    c.optim.learning_rat = 1\n"
         "    return config.finish(c, variant)\n"
     )
-    with pytest.raises(UserError, match=r"r\.py: .*learning_rat"):
+    with pytest.raises(UserError, match=r"r\.py line 4: .*learning_rat"):
         config_lib.load(str(recipe))
 
 
@@ -151,8 +151,18 @@ def test_a_flag_that_is_required():
     [
         ("batch_size", 0, "batch_size=0 must be at least 1"),
         ("accumulate", 3, "does not divide into accumulate=3"),
-        ("ema.decay", 1.0, "ema.decay=1.0 is outside"),
-        ("optim.learning_rate", -1.0, "optim.learning_rate=-1.0 is negative"),
+        ("ema.decay", 1.0, "ema.decay=1.0 must be in [0, 1)"),
+        ("optim.learning_rate", -1.0, "optim.learning_rate=-1.0 must be at least 0"),
+        ("optim.eps", float("nan"), "optim.eps=nan must be at least 0"),
+        ("data_limit_unreadable", -1, "data_limit_unreadable=-1 must be at least 0"),
+        ("augment.repeats", 0, "augment.repeats=0 must be at least 1"),
+        ("loss.label_smoothing", 1.5, "loss.label_smoothing=1.5 must be in [0, 1]"),
+        ("eval_transform.crop_fraction", 0.0, "crop_fraction=0.0 must be in (0, 1]"),
+        ("distill.tau", float("inf"), "distill.tau=inf must be above 0"),
+        ("model.patch_size", 0, "model.patch_size=0 must be at least 1"),
+        ("mean", (0.5, 0.5), "mean=(0.5, 0.5) must have 3 numbers"),
+        ("std", (0.5, 0.0, 0.5), "std=(0.5, 0.0, 0.5): each must be above 0"),
+        ("augment.scale", (-0.5, 1.0), "augment.scale=(-0.5, 1.0): each must be above 0"),
     ],
 )
 def test_values_that_no_run_can_use(field, value, message):
@@ -161,3 +171,18 @@ def test_values_that_no_run_can_use(field, value, message):
     with pytest.raises(UserError) as error:
         config_lib.check(config)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import nothing_of_that_name", r"line 1: No module named 'nothing_of_that_name'"),
+        ("x = (\n", r"recipe\.py: .*was never closed.*line 1"),
+        ("def get_config(variant):\n    return 1 / 0", r"line 2: division by zero"),
+    ],
+)
+def test_a_recipe_that_does_not_run(tmp_path, text, message):
+    path = tmp_path / "recipe.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        config_lib.load(str(path))

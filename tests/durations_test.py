@@ -53,3 +53,9 @@ def test_every_duration_is_a_field():
     fields = {f"{name}_{unit}" for name in durations.NAMES for unit in durations.UNITS}
     # profile_steps is a range of steps, FIRST:LAST, not a duration.
     assert fields == {f for f in c if f.endswith(durations.UNITS)} - {"profile_steps"}
+
+
+def test_no_end_is_an_error(config):
+    config.warmup_epochs = float("inf")
+    with pytest.raises(UserError, match=r"warmup_epochs=inf is not a finite number"):
+        durations.steps(config, "warmup", examples=100)

@@ -105,17 +105,39 @@ def test_clipping_by_the_global_norm(config):
         np.testing.assert_allclose(value, expected[name], rtol=1e-5)
 
 
-def test_adaptive_clipping_is_by_unit(config):
-    # Brock et al., 2021: |gradient| of an output unit is at most 0.01 of |weights|, at least 1e-3.
+def test_adaptive_clipping_is_by_unit(config, monkeypatch):
+    # Brock et al., 2021: |gradient| of a unit is at most 0.01 of |weights|, at least 1e-3. Units
+    # are timm's: the axes besides these are one of them.
+    axes = {
+        "conv/kernel": (0, 1, 2),
+        "blocks/0/kernel": (0,),
+        "blocks/0/attention_bias": (1,),
+        "pos_embed": (1, 2),
+        "blocks/0/bias": (0,),
+    }
+    shapes = {
+        "conv/kernel": (3, 3, 2, 4),
+        "blocks/0/kernel": (4, 6),
+        "blocks/0/attention_bias": (2, 5),
+        "pos_embed": (1, 5, 6),
+        "blocks/0/bias": (6,),
+    }
+    rng = np.random.default_rng(0)
+
+    def draw(scale):
+        return {n: jnp.asarray(scale * rng.normal(size=s), jnp.float32) for n, s in shapes.items()}
+
+    params, grads = draw(0.5), draw(0.01)
+    params["blocks/0/attention_bias"] = jnp.zeros((2, 5))
+    monkeypatch.setitem(globals(), "PARAMS", params)
     clipped = {}
-    for name, g in GRADS.items():
-        axis = 0 if g.ndim == 2 else None
-        limit = 0.01 * np.maximum(np.sqrt((PARAMS[name] ** 2).sum(axis, keepdims=True)), 1e-3)
-        norm = np.sqrt((g**2).sum(axis, keepdims=True))
-        clipped[name] = g * np.minimum(1, limit / norm).reshape(-1 if g.ndim == 1 else (1, -1))
-    assert any((clipped[name] != g).any() for name, g in GRADS.items())
+    for name, g in grads.items():
+        norm, size = (np.sqrt((x**2).sum(axes[name], keepdims=True)) for x in (g, params[name]))
+        clipped[name] = g * np.minimum(1, 0.01 * np.maximum(size, 1e-3) / norm)
+        assert (clipped[name] != g).any()
+    config.optim.weight_decay = 0.0
     expected = run(config, steps=1, grads=clipped)[1][0].mu
-    found = run(config_with(config, agc=0.01), steps=1)[1][1].mu
+    found = run(config_with(config, agc=0.01), steps=1, grads=grads)[1][1].mu
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5)
 

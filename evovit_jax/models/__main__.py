@@ -79,7 +79,10 @@ def main(arguments: list[str] | None = None) -> int:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise UserError(f"{path} has no lines {BEGIN} and {END}")
-    path.write_text(f"{before}{BEGIN}\n{found}\n{END}{after}")
+    try:
+        path.write_text(f"{before}{BEGIN}\n{found}\n{END}{after}")
+    except OSError as error:
+        raise UserError(f"cannot write --write={path}: {error.strerror or error}") from None
     print(f"wrote {path}")
     return 0
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from evovit_jax.errors import UserError
 from evovit_jax.models.attention import attend
+from evovit_jax.models.checks import check_fields
 from evovit_jax.models.layers import (
     REMAT_POLICIES,
     drop_path,
@@ -67,14 +68,11 @@ class LeViTConfig:
     attention_kernel: str = "auto"
 
     def __post_init__(self):
+        check_fields(self)
         if not len(self.embed_dim) == len(self.num_heads) == len(self.depth):
             raise UserError("embed_dim, num_heads and depth must have one number for each stage")
         if self.image_size % 16:
             raise UserError(f"image_size {self.image_size} is not a multiple of 16")
-        if self.remat not in REMAT_POLICIES:
-            raise UserError(f"remat must be one of {tuple(REMAT_POLICIES)}, got {self.remat!r}")
-        if not 0 <= self.drop_path_rate < 1:
-            raise UserError(f"drop_path_rate must be in [0, 1), got {self.drop_path_rate}")
 
     def grids(self) -> tuple[tuple[int, int], ...]:
         """(rows, columns) of patch tokens in each stage."""

@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flax import nnx
@@ -83,12 +83,28 @@ def model_entry(name: str) -> Entry:
     """
     table = model_table()
     if name not in table:
-        import difflib
-
-        close = difflib.get_close_matches(name, table, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "list_models() names them all"
-        raise UserError(f"unknown model {name!r}; {hint}")
+        close = close_names(name, list(table))
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise UserError(f"unknown model {name!r}; {hint}python -m evovit_jax.models lists them all")
     return table[name]
+
+
+def close_names(name: str, known: Sequence[str]) -> list[str]:
+    """Up to three of `known` that may be meant by `name`, the closest first.
+
+    People shorten names: what begins with `name` is first, and where no whole name is close either
+    ("deit_tinny" for "deit_tiny_patch16_224"), beginnings of the same length are compared.
+    """
+    import difflib
+
+    def likeness(other: str) -> float:
+        return difflib.SequenceMatcher(None, name, other[: len(name)]).ratio()
+
+    if name and (longer := [other for other in known if other.startswith(name)]):
+        return sorted(longer, key=len)[:3]  # the plain model before its variants
+    close = difflib.get_close_matches(name, known, n=3)
+    begun = [other for other in known if likeness(other) >= 0.75]
+    return close or sorted(begun, key=lambda other: (-likeness(other), len(other)))[:3]
 
 
 def create_model(

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from evovit_jax.errors import UserError
+from evovit_jax.models.checks import check_fields
 from evovit_jax.models.norm import ConvNorm, torch_uniform
 from evovit_jax.models.outputs import Outputs
 from evovit_jax.models.registry import Entry
@@ -48,6 +49,7 @@ class RegNetConfig:
     dtype: str = "float32"
 
     def __post_init__(self):
+        check_fields(self)
         if len(self.widths) != len(self.depth):
             raise UserError("widths and depth must have one number for each stage")
         if any(width % self.group_width for width in self.widths):

@@ -8,8 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from evovit_jax.errors import UserError
+from evovit_jax.models.checks import check_fields
 from evovit_jax.models.layers import (
-    REMAT_POLICIES,
     Block,
     LayerNorm,
     PatchEmbed,
@@ -69,15 +69,7 @@ class ViTConfig:
     attention_kernel: str = "auto"
 
     def __post_init__(self):
-        choices = {
-            "pool": ("token", "avg"),
-            "remat": tuple(REMAT_POLICIES),
-            "attention_kernel": ("auto", "matmul", "fused"),
-            "dtype": ("float32", "bfloat16", "float16"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise UserError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        check_fields(self)
         if self.embed_dim % self.num_heads:
             raise UserError(
                 f"embed_dim {self.embed_dim} does not divide into num_heads {self.num_heads}"
@@ -86,8 +78,6 @@ class ViTConfig:
             raise UserError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
-        if not 0 <= self.drop_path_rate < 1:
-            raise UserError(f"drop_path_rate must be in [0, 1), got {self.drop_path_rate}")
 
 
 class VisionTransformer(nnx.Module):

@@ -125,10 +125,24 @@ def test_names_match_patterns():
 def test_an_unknown_name_suggests_close_ones():
     with pytest.raises(UserError, match=r"did you mean .*deit_small_patch16_224"):
         evovit_jax.create_model("deit_smal_patch16_224")
-    with pytest.raises(UserError, match=r"list_models\(\) names them all"):
+    with pytest.raises(UserError, match=r"'zzzzzz'; python -m evovit_jax\.models lists them all"):
         model_entry("zzzzzz")
     with pytest.raises(UserError, match="no field 'widht'"):
         evovit_jax.create_model("deit_tiny_patch16_224", widht=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("deit_tinny", "deit_tiny_patch16_224"),
+        ("deit_s", "deit_small_patch16_224"),
+        ("evo_deit_smal", "evo_deit_small_patch16_224"),
+        ("evo_levit", "evo_levit_128"),
+    ],
+)
+def test_a_name_that_is_cut_short_is_understood(name, first):
+    with pytest.raises(UserError, match=rf"did you mean {first}[ ?].* lists them all"):
+        model_entry(name)
 
 
 def test_transforms_are_those_of_the_authors():

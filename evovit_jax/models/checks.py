@@ -1,0 +1,37 @@
+"""What no network can be made with, told by the field's name before anything is computed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from evovit_jax.errors import UserError
+from evovit_jax.models.layers import REMAT_POLICIES
+
+COUNTS = ("image_size", "patch_size", "in_channels", "num_classes", "embed_dim", "num_heads",
+          "key_dim", "depth", "stem_width", "widths", "group_width")  # fmt: skip
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "pool": ("token", "avg"),
+    "remat": tuple(REMAT_POLICIES),
+    "attention_kernel": ("auto", "matmul", "fused"),
+    "dtype": ("float32", "bfloat16", "float16"),
+}
+
+
+def check_fields(config: Any) -> None:
+    """Checks the fields of a model's `Config` that mean the same in all of them.
+
+    Raises:
+      UserError: a count is not a whole number from 1, a choice is unknown, or stochastic depth is
+        outside [0, 1).
+    """
+    for name, known in CHOICES.items():
+        value = getattr(config, name, known[0])
+        if value not in known:
+            raise UserError(f"{name} must be one of {known}, got {value!r}")
+    for name in COUNTS:
+        value = getattr(config, name, 1)
+        for count in value if isinstance(value, tuple) else (value,):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise UserError(f"{name} must be a whole number from 1, got {value!r}")
+    rate = getattr(config, "drop_path_rate", 0.0)
+    if not 0 <= rate < 1:
+        raise UserError(f"drop_path_rate must be in [0, 1), got {rate}")
