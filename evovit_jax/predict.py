@@ -7,7 +7,6 @@ python -m evovit_jax.predict --weights=WORKDIR IMAGE... --json
 import argparse
 import json
 import pathlib
-from importlib import resources
 from typing import Any
 
 import jax
@@ -15,13 +14,12 @@ import numpy as np
 from flax import nnx
 
 from evovit_jax import prepared as prepared_lib
+from evovit_jax.class_names import class_names
 from evovit_jax.data.decode import UnreadableImage, open_image
-from evovit_jax.data.source import open_source
 from evovit_jax.errors import UserError, run_command
 from evovit_jax.prepared import Prepared
 
 TOP = 5
-IMAGENET = "imagenet_classes.txt"
 BATCH = 8
 
 
@@ -37,41 +35,6 @@ def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--class_names", help="file with a name a line (default: ImageNet's)")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     return parser.parse_args(arguments)
-
-
-def class_names(count: int, *, file: str | None = None, weights: str | None = None) -> list[str]:
-    """The names of a model's classes.
-
-    Args:
-      count: how many there are.
-      file: with a name a line; None for those of the run's data, or ImageNet's if there are 1,000.
-      weights: what the model was loaded from, perhaps a training run.
-
-    Returns:
-      Names in the order of the logits; numbers where nobody knows names.
-
-    Raises:
-      UserError: the file cannot be read or has another number of names.
-    """
-    numbers = [f"class {i}" for i in range(count)]
-    if file is not None:
-        try:
-            names = pathlib.Path(file).expanduser().read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read class names {file}: {error}") from None
-        if len(names) != count:
-            raise UserError(f"class names {file}: {len(names)} lines for {count} classes")
-        return names
-    run = prepared_lib.read_run(weights) if weights else None
-    if run:
-        try:
-            names = list(open_source(run["data"], "train", run.get("data_dir", "")).class_names)
-        except UserError:  # the data is elsewhere; the classes have no names then
-            return numbers
-        return names if len(names) == count else numbers
-    if count == 1000:
-        return (resources.files("evovit_jax") / IMAGENET).read_text().splitlines()
-    return numbers
 
 
 def predict(prepared: Prepared, files: list[str], names: list[str]) -> list[dict[str, Any]]:
@@ -115,8 +78,8 @@ def read(prepared: Prepared, file: str) -> np.ndarray:
       UserError: it cannot be read.
     """
     try:
-        return prepared.crop(open_image(pathlib.Path(file).read_bytes()))
-    except (OSError, UnreadableImage) as error:
+        return prepared.crop(open_image(pathlib.Path(file).expanduser().read_bytes()))
+    except (OSError, RuntimeError, UnreadableImage) as error:  # no home directory: RuntimeError
         raise UserError(f"cannot read image {file}: {error}") from None
 
 

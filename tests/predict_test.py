@@ -41,25 +41,6 @@ def test_the_five_most_probable_classes_in_order(images):
         np.testing.assert_allclose(probabilities, expected[order], atol=1e-5)
 
 
-def test_imagenet_has_a_thousand_different_names():
-    names = predict.class_names(1000)
-    assert len(set(names)) == 1000
-    places = {0: "tench", 207: "golden retriever", 281: "tabby", 999: "toilet tissue"}
-    assert {i: names[i] for i in places} == places
-    assert names[134] != names[517]  # two kinds of crane
-
-
-def test_names_of_other_classes(tmp_path):
-    assert predict.class_names(2) == ["class 0", "class 1"]
-    file = tmp_path / "names.txt"
-    file.write_text("cat\ndog\n")
-    assert predict.class_names(2, file=str(file)) == ["cat", "dog"]
-    with pytest.raises(UserError, match="2 lines for 3 classes"):
-        predict.class_names(3, file=str(file))
-    with pytest.raises(UserError, match="cannot read class names"):
-        predict.class_names(3, file=str(tmp_path / "none.txt"))
-
-
 def test_the_command_ends_with_json(images, capsys, monkeypatch):
     small = prepare("deit_tiny_patch16_224", num_classes=7, **SMALL)
     monkeypatch.setattr(predict.prepared_lib, "prepare_from", lambda flags: small)
@@ -69,6 +50,13 @@ def test_the_command_ends_with_json(images, capsys, monkeypatch):
     found = json.loads(lines[-1])
     assert sorted(found) == ["model", "predictions", "reduction"]
     assert len(found["predictions"][0]["classes"]) == 5
+
+
+def test_an_image_may_be_under_the_home_directory(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    prepared = prepare("deit_tiny_patch16_224", num_classes=7, **SMALL)
+    expected = predict.read(prepared, images[0])
+    np.testing.assert_array_equal(predict.read(prepared, "~/0.png"), expected)
 
 
 def test_what_is_no_image_is_named(tmp_path):

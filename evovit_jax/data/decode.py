@@ -29,8 +29,8 @@ class UnreadableImage(Exception):
 class Picture(Protocol):
     """An image that is not decoded yet. Its methods raise `UnreadableImage`.
 
-    Grey images are uint8 [h w], all others [h w 3], transparency dropped. As in torchvision's
-    loaders the EXIF orientation is not applied.
+    Grey images are uint8 [h w], all others [h w 3], transparency dropped; of 16 bits a value the
+    upper 8 count. As in torchvision's loaders the EXIF orientation is not applied.
     """
 
     size: tuple[int, int]  # width, height
@@ -95,9 +95,15 @@ class _Pillow:
     def whole(self) -> np.ndarray:
         image = self._image
         try:
+            if image.mode.startswith("I;16"):  # Pillow would cut every value off at 255
+                return (np.asarray(image) >> 8).astype(np.uint8)
+            if image.mode in ("I", "F"):
+                raise UnreadableImage("its values are 32-bit: store it with 8 or 16 bits")
             if image.mode == "P" and "transparency" in image.info:
                 image = image.convert("RGBA")
             return np.asarray(image if image.mode in ("RGB", "L") else image.convert("RGB"))
+        except UnreadableImage:
+            raise
         except Exception as error:
             raise UnreadableImage(str(error).partition("\n")[0]) from None
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from evovit_jax.data.rows import EvalRows, TrainRows, empty_rows, open_train_rows
 from evovit_jax.data.sampler import Sampler, batch_layout, epoch_length, example_keys
-from evovit_jax.data.source import Source, open_source
+from evovit_jax.data.source import Source, numbered_as, open_source
 from evovit_jax.data.workers import Processes, Threads, Workers, cores
 from evovit_jax.errors import UserError
 
@@ -71,13 +71,17 @@ def make_eval_batches(
     local_batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
+    source: Source | None = None,
 ) -> "EvalBatches":
     """The evaluation batches of one process, every example once over all processes.
+
+    `source` is what `eval_source(config)` returned, where it is open already.
 
     Raises:
         UserError: as `make_train_iterator`.
     """
-    return EvalBatches(eval_source(config), config, local_batch_size, process_index, process_count)
+    source = source or eval_source(config)
+    return EvalBatches(source, config, local_batch_size, process_index, process_count)
 
 
 def train_source(config: ConfigDict) -> Source:
@@ -85,8 +89,14 @@ def train_source(config: ConfigDict) -> Source:
     return _fits(open_source(config.data, "train", config.data_dir), config)
 
 
-def eval_source(config: ConfigDict) -> Source:
-    """What `config.eval_data` names; "" is the validation, else test split of `config.data`."""
+def eval_source(config: ConfigDict, train: Source | None = None) -> Source:
+    """What `config.eval_data` names; "" is the validation, else test split of `config.data`.
+
+    Classes with names get the numbers that they have in `train`, where that is given.
+
+    Raises:
+        UserError: as `open_source`; or it has more classes than the model, or others than `train`.
+    """
     spec = config.eval_data
     if not spec:
         kind, _, rest = config.data.partition(":")
@@ -96,17 +106,13 @@ def eval_source(config: ConfigDict) -> Source:
 
         split = tfds_source.default_eval_split(rest, config.data_dir)
         spec = f"tfds:{tfds_source.parse(rest)[0]}:{split}"
-    return _fits(open_source(spec, "test", config.data_dir), config)
+    source = open_source(spec, "test", config.data_dir)
+    return _fits(numbered_as(train, source) if train else source, config)
 
 
-def examples_per_epoch(config: ConfigDict, source: Source | None = None) -> int:
+def examples_per_epoch(config: ConfigDict, source: Source) -> int:
     """Examples an epoch over all processes, by the length rule of repeated augmentation."""
-    return epoch_length(len(source or train_source(config)), config.augment.repeats)
-
-
-def num_classes(config: ConfigDict) -> int:
-    """Classes of `config.data`."""
-    return open_source(config.data, "train", config.data_dir).num_classes
+    return epoch_length(len(source), config.augment.repeats)
 
 
 def _fits(source: Source, config: ConfigDict) -> Source:
@@ -143,10 +149,12 @@ class _Unreadable:
                 known = index in self._seen
                 self._seen.add(index)
                 count = len(self._seen)
-            if count > self._limit or count == len(self._source):
+            if count == len(self._source):
+                raise UserError(f"no image of {self._source.name} can be read, {name}: {reason}")
+            if count > self._limit:
                 raise UserError(
-                    f"{count} unreadable images, the last {name} ({reason}): mend or remove "
-                    f"them, or raise data_limit_unreadable={self._limit}"
+                    f"{count} unreadable images, the last {name} ({reason}): mend or remove them "
+                    f"(in a training config.data_limit_unreadable={self._limit} can be raised)"
                 )
             if not known:
                 logging.warning(

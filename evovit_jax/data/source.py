@@ -10,8 +10,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from evovit_jax.errors import UserError
+from evovit_jax.errors import UserError, some
 
+# A larger label is the id of something: no published data set has so many classes.
+MOST_CLASSES = 1_000_000
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
 
 
@@ -19,7 +21,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
 class Source(Protocol):
     """Random access to labelled images.
 
-    `source[i]` is {"image": bytes of a file, or uint8 [h w] or [h w c], "label": int}.
+    `source[i]` is {"image": bytes of a file, or uint8 [h w] or [h w c], "label": int}. One with an
+    attribute `has_names` that is true has classes known by their names, not by their numbers.
     """
 
     name: str  # for messages
@@ -64,6 +67,9 @@ class FolderSource:
     labels.csv (columns `file` and `label`, others are ignored) lies beside the images, or beside
     the folder `images/` that holds them; PATH may name either folder. Its labels are integers from
     0, the number of classes is one more than the largest.
+
+    Attributes:
+        has_names: whether the classes have names, as folders have; a labels.csv has numbers alone.
     """
 
     def __init__(self, path: str):
@@ -72,9 +78,15 @@ class FolderSource:
             raise UserError(f"data folder {path!r} does not exist or is not a folder")
         self.name = f"folder:{path}"
         table = _labels_file(root)
+        self.has_names = table is None
         if table is not None:
             self._files, self._labels = _read_labels(table)
             self.num_classes = max(self._labels) + 1
+            if self.num_classes > MOST_CLASSES:
+                raise UserError(
+                    f"{table}: label {self.num_classes - 1} makes {self.num_classes} classes; "
+                    "number the classes from 0"
+                )
             self.class_names = [str(label) for label in range(self.num_classes)]
         else:
             self._files, self._labels, self.class_names = _walk_classes(root)
@@ -89,6 +101,73 @@ class FolderSource:
 
     def describe(self, index: int) -> str:
         return self._files[index]
+
+
+class _Renumbered:
+    """A source whose labels are replaced: label i by `numbers[i]`."""
+
+    def __init__(self, source: Source, numbers: Sequence[int], class_names: Sequence[str]):
+        self.name, self._source, self._numbers = source.name, source, numbers
+        self.num_classes, self.class_names = len(class_names), class_names
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = self._source[index]
+        return {**example, "label": self._numbers[example["label"]]}
+
+    def describe(self, index: int) -> str:
+        return self._source.describe(index)
+
+
+def numbered_as(train: Source, source: Source) -> Source:
+    """`source`, its class folders numbered as the classes of `train` of the same names are.
+
+    Folders are numbered in their own order, so that one class less in a validation set would change
+    the numbers of all that follow.
+
+    Raises:
+        UserError: both are class folders, and `train` lacks a class.
+    """
+    unknown = _unknown(train.class_names, source)
+    if not unknown:
+        return _renumbered(train.class_names, source)
+    if getattr(train, "has_names", False) and getattr(source, "has_names", False):
+        raise UserError(f"{source.name} has class folders that {train.name} lacks: {some(unknown)}")
+    return source
+
+
+def numbered_by(names: Sequence[str], source: Source) -> Source:
+    """`source`, its class folders numbered as a model's classes of these names are.
+
+    Folders of other names stay in their order where they are as many as the model's classes.
+
+    Raises:
+        UserError: they are not as many.
+    """
+    unknown = _unknown(names, source)
+    if not unknown:
+        return _renumbered(names, source)
+    if source.num_classes == len(names) or not getattr(source, "has_names", False):
+        return source
+    raise UserError(
+        f"{source.name} has {source.num_classes} class folders, the model {len(names)} classes, "
+        f"none of them named {some(unknown)}: name the folders as the model's classes, or list the "
+        "files in a labels.csv with the columns file and label"
+    )
+
+
+def _unknown(names: Sequence[str], source: Source) -> list[str]:
+    return sorted(set(source.class_names) - set(names))
+
+
+def _renumbered(names: Sequence[str], source: Source) -> Source:
+    """`source` with the numbers that its classes have among `names`, if they have names at all."""
+    own, names = list(source.class_names), list(names)
+    if not getattr(source, "has_names", False) or own == names:
+        return source
+    return _Renumbered(source, [names.index(name) for name in own], names)
 
 
 def _labels_file(root: pathlib.Path) -> pathlib.Path | None:

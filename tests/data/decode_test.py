@@ -151,3 +151,16 @@ def test_small_images_of_a_large_set_are_not_kept(monkeypatch):
     images.get(0)
     images.get(0)
     assert source.reads == [2, 0, 0]
+
+
+def test_of_16_bits_the_upper_8_count():
+    ramp = np.arange(0, 65536, 16, np.uint16).reshape(64, 64)
+    picture = decode.open_image(encoded(Image.fromarray(ramp), "png"))
+    np.testing.assert_array_equal(picture.whole(), (ramp >> 8).astype(np.uint8))
+    assert picture.part((0, 0, 64, 64), 8, "bicubic").shape[:2] == (8, 8)
+
+
+def test_32_bits_are_refused():
+    data = encoded(Image.fromarray(np.ones((4, 4), np.float32)), "tiff")
+    with pytest.raises(decode.UnreadableImage, match="32-bit"):
+        decode.open_image(data).whole()

@@ -128,7 +128,7 @@ def test_an_epoch_shows_every_image_once_and_differently_the_next_time(photograp
         assert sorted(batch["index"]) == list(range(23))
     first, second = map(by_index, batches)
     assert all((first[i] != second[i]).any() for i in range(23))
-    assert pipeline.examples_per_epoch(config) == 23
+    assert pipeline.examples_per_epoch(config, pipeline.train_source(config)) == 23
 
 
 def test_the_seed_changes_order_and_pixels(photographs):
@@ -217,7 +217,7 @@ def test_nothing_but_unreadable_images(tmp_path):
     damage(tmp_path, ["a/1.jpg", "b/2.png"])
     config = make_config(f"folder:{tmp_path}")
     config.data_limit_unreadable = 100
-    with pytest.raises(UserError, match="2 unreadable images"):
+    with pytest.raises(UserError, match=r"no image of folder:.* can be read"):
         take(train(config, 4), 1)
 
 
@@ -242,7 +242,6 @@ def test_evaluation_data_by_default(tmp_path, photographs):
     config = make_config("tfds:digits:train[:50%]")
     config.eval_data, config.data_dir = "", str(tmp_path)
     assert pipeline.eval_source(config).name == "tfds:digits:test"
-    assert pipeline.num_classes(config) == 10
     config.data = f"folder:{photographs}"
     with pytest.raises(UserError, match="eval_data is empty"):
         pipeline.eval_source(config)

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from evovit_jax.data import tfds_source
-from evovit_jax.data.source import open_source
+from evovit_jax.data.source import Source, numbered_as, numbered_by, open_source
 from evovit_jax.errors import UserError
 
 
@@ -132,3 +132,46 @@ def test_imagenet_through_tfds():
         assert example["image"].shape[2] == 3
         assert 0 <= example["label"] < 1000
         assert tfds_source.default_eval_split("imagenet2012") == "validation"
+
+
+def folders(root, *names):
+    for value, name in enumerate(names):
+        write(root / name / "x.jpg", jpeg(value))
+    return open_source(f"folder:{root}")
+
+
+def test_classes_keep_the_numbers_of_the_training(tmp_path):
+    train = folders(tmp_path / "train", "ant", "bee", "cat")
+    found = numbered_as(train, folders(tmp_path / "val", "cat", "ant"))
+    assert isinstance(found, Source)
+    labels = {found.describe(i).split("/")[-2]: found[i]["label"] for i in range(len(found))}
+    assert labels == {"ant": 0, "cat": 2}
+    assert found.num_classes == 3
+    assert found[0]["image"] == jpeg(1)
+    with pytest.raises(UserError, match=r"class folders that folder:.*train lacks: dog"):
+        numbered_as(train, folders(tmp_path / "other", "ant", "dog"))
+
+
+def test_numbers_without_names_are_left_as_they_are(tmp_path):
+    train = folders(tmp_path / "train", "ant", "bee")
+    write(tmp_path / "val/x.jpg", jpeg())
+    write(tmp_path / "val/labels.csv", "file,label\nx.jpg,1\n")
+    table = open_source(f"folder:{tmp_path / 'val'}")
+    assert numbered_as(train, table) is table
+    assert numbered_as(table, train) is train  # whatever a table's numbers stand for
+
+
+def test_folders_named_as_a_models_classes(tmp_path):
+    source = folders(tmp_path, "bee", "cat")
+    found = numbered_by(["ant", "bee", "cat"], source)
+    assert [found[i]["label"] for i in range(2)] == [1, 2]
+    assert numbered_by(["x", "y"], source) is source
+    with pytest.raises(UserError, match=r"2 class folders, the model 3 .* named cat: name the"):
+        numbered_by(["ant", "bee", "dog"], source)
+
+
+def test_an_id_is_no_label(tmp_path):
+    write(tmp_path / "x.jpg", jpeg())
+    write(tmp_path / "labels.csv", "file,label\nx.jpg,4000000000\n")
+    with pytest.raises(UserError, match=r"labels.csv: label 4000000000 .* number the classes"):
+        open_source(f"folder:{tmp_path}")
