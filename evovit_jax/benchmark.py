@@ -12,14 +12,13 @@ the median over the rounds.
 import argparse
 import contextlib
 import json
-import pathlib
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
-from evovit_jax import benchmark_report, cases, cpu, flops, peak, peers
+from evovit_jax import benchmark_report, cases, cpu, flops, output_folder, peak, peers
 from evovit_jax.errors import UserError, run_command
 from evovit_jax.reduction import describe
 from evovit_jax.timing import Timing, interleave, measure, ratio
@@ -203,9 +202,14 @@ def _row(case: cases.Case, took: Timing, first: Timing, best: Sequence[float]) -
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """The command.
+
+    Raises:
+      UserError: bad flags, models or data, or an output that cannot be written.
+    """
     flags = parse_flags(arguments)
     batch_sizes, chosen = check(flags)
+    folder = output_folder.open_folder(flags.output) if flags.output else None
     if flags.mode == "data":
         found, table = _data(flags, batch_sizes, chosen)
     else:
@@ -224,8 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         table = benchmark_report.table(found)
     print(table)
-    if flags.output:
-        folder = pathlib.Path(flags.output)
+    if folder:
         benchmark_report.write(found, table, folder)
         print(f"written to {folder}")
     if flags.json:

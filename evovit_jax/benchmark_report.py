@@ -5,6 +5,8 @@ import json
 import pathlib
 from typing import Any
 
+from evovit_jax import output_folder
+
 COLUMNS = {
     "framework": "framework",
     "model": "model",
@@ -39,12 +41,16 @@ def table(found: dict[str, Any]) -> str:
 
 
 def write(found: dict[str, Any], markdown: str, folder: pathlib.Path) -> None:
-    """`benchmark.json`, `benchmark.md` and, of models, `benchmark.png` in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "benchmark.json").write_text(json.dumps(found, indent=1) + "\n")
-    (folder / "benchmark.md").write_text(markdown + "\n")
-    if found["rows"] and "gmacs" in found["rows"][0]:
-        plot(found, folder / "benchmark.png")
+    """`benchmark.json`, `benchmark.md` and, of models, `benchmark.png` in `folder`.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    with output_folder.refusing(folder):
+        (folder / "benchmark.json").write_text(json.dumps(found, indent=1) + "\n")
+        (folder / "benchmark.md").write_text(markdown + "\n")
+        if found["rows"] and "gmacs" in found["rows"][0]:
+            plot(found, folder / "benchmark.png")
 
 
 def plot(found: dict[str, Any], path: pathlib.Path) -> None:

@@ -17,9 +17,8 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from evovit_jax import evaluate, flops, scoring, sharding, timing
+from evovit_jax import evaluate, flops, output_folder, scoring, sharding, timing
 from evovit_jax import prepared as prepared_lib
-from evovit_jax.data import pipeline
 from evovit_jax.errors import UserError, run_command
 from evovit_jax.prepared import Prepared
 
@@ -51,6 +50,18 @@ def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="speed samples of each reduction")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     return parser.parse_args(arguments)
+
+
+def check(flags: argparse.Namespace) -> pathlib.Path:
+    """The folder to write to.
+
+    Raises:
+      UserError: for a value that cannot be used, before anything is loaded.
+    """
+    if flags.rounds < 1:
+        raise UserError(f"--rounds={flags.rounds} must be at least 1")
+    evaluate.check_batch_size(flags.batch_size)
+    return output_folder.open_folder(flags.output)
 
 
 def prepare_all(flags: argparse.Namespace) -> list[Prepared]:
@@ -94,12 +105,7 @@ def compare(
     """
     config = evaluate.data_config(models[0], data, batch_size=batch_size, data_dir=data_dir)
     mesh = sharding.make_mesh(config)
-    batches = pipeline.make_eval_batches(
-        config,
-        local_batch_size=config.eval_batch_size // jax.process_count(),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    batches = evaluate.open_batches(models[0], config)
     steps, sums, batch = {}, {}, None
     with jax.set_mesh(mesh):
         for model in tqdm(models, desc="compile", unit="reduction", disable=None):
@@ -176,20 +182,16 @@ def plot(rows: list[Row], title: str, path: pathlib.Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def write(rows: list[Row], title: str, output: str) -> None:
+def write(rows: list[Row], title: str, folder: pathlib.Path) -> None:
     """Writes the table, as CSV and Markdown, and the plot.
 
     Raises:
       UserError: the folder cannot be written.
     """
-    folder = pathlib.Path(output).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with output_folder.refusing(folder):
         write_csv(rows, folder / "compare.csv")
         (folder / "compare.md").write_text(f"{title}\n\n{markdown(rows)}")
         plot(rows, title, folder / "compare.png")
-    except OSError as error:
-        raise UserError(f"--output={output} cannot be written: {error}") from None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -199,6 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
       UserError: bad flags, weights or data.
     """
     flags = parse_flags(arguments)
+    folder = check(flags)
     models = prepare_all(flags)
     rows = compare(
         models,
@@ -210,7 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
     device = jax.devices()[0].device_kind
     seen = flags.data.rstrip("/").rsplit("/", 1)[-1]  # a table that is shown around needs no path
     title = f"{models[0].name}, {rows[0]['examples']} images of {seen}, on {device}"
-    write(rows, title, flags.output)
+    write(rows, title, folder)
     print(f"{title}\n\n{markdown(rows)}", flush=True)
     if flags.json:
         print(json.dumps({"model": models[0].name, "device": device, "rows": rows}))

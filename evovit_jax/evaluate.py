@@ -23,7 +23,9 @@ from tqdm import tqdm
 from evovit_jax import config as config_lib
 from evovit_jax import flops, inference, scoring, sharding
 from evovit_jax import prepared as prepared_lib
+from evovit_jax.class_names import class_names
 from evovit_jax.data import mixing, pipeline
+from evovit_jax.data.source import numbered_by
 from evovit_jax.errors import UserError, run_command
 from evovit_jax.prepared import Prepared
 
@@ -54,7 +56,7 @@ def data_config(
     """The fields that reading `data` for a model takes.
 
     Raises:
-      UserError: the batch does not divide over the devices.
+      UserError: the batch is empty or does not divide over the devices.
     """
     config, transform = config_lib.get_config(), prepared.transform
     config.data, config.data_dir = data, data_dir
@@ -65,15 +67,24 @@ def data_config(
     config.eval_transform.resize = transform.resize
     config.eval_transform.interpolation = transform.interpolation
     config.mean, config.std = transform.mean, transform.std
-    devices = jax.device_count()
+    check_batch_size(batch_size)
     each = DEVICE_BATCH.get(jax.default_backend(), OTHER_DEVICE_BATCH)
-    config.eval_batch_size = each * devices if batch_size is None else batch_size
-    if config.eval_batch_size < 1 or config.eval_batch_size % devices:
-        raise UserError(
-            f"batch_size={config.eval_batch_size} does not divide over {devices} devices"
-        )
+    config.eval_batch_size = each * jax.device_count() if batch_size is None else batch_size
     config.batch_size = config.eval_batch_size
     return config
+
+
+def check_batch_size(batch_size: int | None) -> None:
+    """Refuses a batch that the devices cannot share; None is what suits the hardware.
+
+    Raises:
+      UserError: it is less than 1, or does not divide over the devices.
+    """
+    devices = jax.device_count()
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"batch_size={batch_size} must be at least 1")
+    if batch_size is not None and batch_size % devices:
+        raise UserError(f"batch_size={batch_size} does not divide over {devices} devices")
 
 
 def _is_whole(data: str) -> bool:
@@ -111,12 +122,7 @@ def evaluate(
     """
     config = data_config(prepared, data, batch_size=batch_size, data_dir=data_dir)
     mesh = sharding.make_mesh(config)
-    batches = pipeline.make_eval_batches(
-        config,
-        local_batch_size=config.eval_batch_size // jax.process_count(),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    batches = open_batches(prepared, config)
     with jax.set_mesh(mesh):
         step = compiled_step(prepared, config, mesh)
         shown = tqdm(batches, desc="evaluate", unit="batch", disable=quiet or None)
@@ -132,6 +138,25 @@ def evaluate(
         "images_per_second": round(found["examples"] / seconds, 1),
         "gmacs": float(f"{flops.gmacs(prepared.model):.4g}"),
     }
+
+
+def open_batches(prepared: Prepared, config: ConfigDict) -> pipeline.EvalBatches:
+    """This process's batches of `config.eval_data`, its classes numbered as the model's.
+
+    Raises:
+      UserError: the data cannot be used, or has other classes than the model.
+    """
+    source = pipeline.eval_source(config)
+    if getattr(source, "has_names", False):
+        names = class_names(config.model.num_classes, weights=prepared.weights)
+        source = numbered_by(names, source)
+    return pipeline.make_eval_batches(
+        config,
+        local_batch_size=config.eval_batch_size // jax.process_count(),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        source=source,
+    )
 
 
 def compiled_step(prepared: Prepared, config: ConfigDict, mesh: Mesh) -> Callable[..., dict]:
@@ -179,6 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
       UserError: bad flags, weights or data.
     """
     flags = parse_flags(arguments)
+    check_batch_size(flags.batch_size)
     prepared = prepared_lib.prepare_from(flags)
     found = evaluate(prepared, flags.data, batch_size=flags.batch_size, data_dir=flags.data_dir)
     print(

@@ -8,7 +8,6 @@ directory of a training run, which knows its own model.
 import argparse
 import dataclasses
 import json
-import pathlib
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from evovit_jax.convert import load_weights
+from evovit_jax.convert.weights import find_folder
 from evovit_jax.data import transforms
 from evovit_jax.data.decode import Picture
 from evovit_jax.errors import UserError
@@ -24,6 +24,9 @@ from evovit_jax.models import EvalTransform, create_model, model_entry
 from evovit_jax.reduction import describe
 
 RUN_CONFIG = "config.json"
+# What of a run's config is read here; other programs have a config.json too.
+RUN_FIELDS = {"model", "reduction", "eval_transform", "mean", "std"}
+RANDOM_WEIGHTS = "random weights: give --weights=PATH"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +38,15 @@ class Prepared:
       reduction: in the form that `--reduction` takes.
       model: with its weights.
       transform: how an image is prepared.
-      notes: what loading had to say (interpolated positions, ...).
+      weights: where they are from; None for random ones.
+      notes: what loading had to say (random weights, interpolated positions, ...).
     """
 
     name: str
     reduction: str
     model: nnx.Module
     transform: EvalTransform
+    weights: str | None = None
     notes: tuple[str, ...] = ()
 
     def crop(self, picture: Picture) -> UInt8[np.ndarray, "s s 3"]:
@@ -77,16 +82,18 @@ def prepare(
 
     Args:
       model: a name of `list_models()`; None where `weights` is a run's work directory.
-      weights: a file, a directory or `hf://` name; None for random weights.
+      weights: a file, a directory or `hf://` name; None for random weights, which is noted.
       reduction: as `--reduction` takes it; None for the model's (or the run's) own.
-      resize: shorter side before the centre crop, pixels; None for the model's own.
-      crop_fraction: image size over `resize`, the other way to say it.
+      resize: shorter side before the centre crop, pixels, at least the image size; None for the
+        model's own.
+      crop_fraction: image size over `resize`, the other way to say it; in (0, 1].
       allow_missing: whether gaps and leftovers in the weights are allowed.
       **overrides: fields of the model's `Config`.
 
     Raises:
       UserError: what is missing, unknown or does not fit.
     """
+    _check_given(weights, resize, crop_fraction)
     run = read_run(weights) if weights else None
     if run:
         saved = {key: value for key, value in run["model"].items() if value is not None}
@@ -102,19 +109,57 @@ def prepare(
         name, transform = model, model_entry(model).transform
     reduction = model_entry(name).reduction if reduction is None else reduction
     made = create_model(name, reduction, **overrides)
-    notes = load_weights(made, weights, allow_missing=allow_missing) if weights else []
-    transform = transform.at(made.config.image_size)
-    if crop_fraction:
+    transform = _with_resize(transform.at(made.config.image_size), resize, crop_fraction)
+    notes = [RANDOM_WEIGHTS]
+    if weights:
+        notes = load_weights(made, weights, allow_missing=allow_missing)
+    return Prepared(name, describe(reduction), made, transform, weights, tuple(notes))
+
+
+def _check_given(weights: str | None, resize: int | None, crop_fraction: float | None) -> None:
+    """Refuses what can be seen to be wrong before a model is made."""
+    if weights == "":
+        raise UserError("--weights is empty; give a weight file, hf://NAME, or a run's directory")
+    if crop_fraction is not None and not 0 < crop_fraction <= 1:
+        raise UserError(f"--crop_fraction={crop_fraction} must be more than 0 and at most 1")
+    if resize is not None and crop_fraction is not None:
+        raise UserError("--resize and --crop_fraction say the same thing; give one of the two")
+
+
+def _with_resize(
+    transform: EvalTransform, resize: int | None, crop_fraction: float | None
+) -> EvalTransform:
+    if crop_fraction is not None:
         resize = int(transform.image_size / crop_fraction)
-    if resize:
-        transform = dataclasses.replace(transform, resize=resize)
-    return Prepared(name, describe(reduction), made, transform, tuple(notes))
+    if resize is None:
+        return transform
+    if resize < transform.image_size:
+        raise UserError(
+            f"--resize={resize} must be at least the image size, {transform.image_size} pixels"
+        )
+    return dataclasses.replace(transform, resize=resize)
 
 
 def read_run(weights: str) -> dict[str, Any] | None:
-    """The config of the training run whose work directory `weights` is, else None."""
-    path = pathlib.Path(weights).expanduser() / RUN_CONFIG
-    return json.loads(path.read_text()) if path.is_file() else None
+    """The config of the training run whose work directory `weights` is, else None.
+
+    Raises:
+      UserError: the config cannot be read, or is not whole.
+    """
+    folder = find_folder(weights)
+    path = None if folder is None else folder / RUN_CONFIG
+    try:
+        if path is None or not path.is_file():
+            return None
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError are the latter
+        raise UserError(
+            f"{path} is damaged or cannot be read ({error}); "
+            "resuming the run writes it again, or give a weight file"
+        ) from None
+    is_run = isinstance(found, dict) and set(found) >= RUN_FIELDS
+    model = found["model"] if is_run else None
+    return found if isinstance(model, dict) and set(model) >= {"name", "image_size"} else None
 
 
 def _transform_of_run(run: dict[str, Any]) -> EvalTransform:
@@ -161,5 +206,5 @@ def prepare_from(flags: argparse.Namespace) -> Prepared:
         dtype=flags.dtype,
     )
     for note in prepared.notes:
-        print(f"{flags.weights}: {note}", flush=True)
+        print(f"{flags.weights}: {note}" if flags.weights else note, flush=True)
     return prepared

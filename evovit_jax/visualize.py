@@ -5,6 +5,7 @@ python -m evovit_jax.visualize --weights=WORKDIR --data=tfds:digits:test --outpu
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import pathlib
@@ -15,8 +16,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from tqdm import tqdm
 
+from evovit_jax import output_folder, token_pictures
 from evovit_jax import prepared as prepared_lib
-from evovit_jax import token_pictures
 from evovit_jax.data.decode import Picture, UnreadableImage, open_image
 from evovit_jax.data.source import open_source
 from evovit_jax.errors import UserError, run_command
@@ -36,29 +37,52 @@ def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def check(flags: argparse.Namespace) -> pathlib.Path:
+    """The folder to write to.
+
+    Raises:
+      UserError: for a value that cannot be used, before anything is loaded.
+    """
+    if bool(flags.images) == bool(flags.data):
+        raise UserError("give image files, or --data=SPEC, one of the two")
+    if flags.count < 1:
+        raise UserError(f"--count={flags.count} must be at least 1")
+    return output_folder.open_folder(flags.output)
+
+
 def named_pictures(flags: argparse.Namespace) -> Iterator[tuple[str, Picture]]:
     """The images that the flags ask for, opened, with a name for each one's picture.
 
     Raises:
-      UserError: no images, or one that cannot be read.
+      UserError: the data cannot be used, or an image cannot be read.
     """
-    if bool(flags.images) == bool(flags.data):
-        raise UserError("give image files, or --data=SPEC, one of the two")
     names: dict[str, int] = {}
     for file in flags.images:
         path = pathlib.Path(file)
-        try:
-            picture = open_image(path.read_bytes())
-        except (OSError, UnreadableImage) as error:
-            raise UserError(f"cannot read image {file}: {error}") from None
+        with readable(file):
+            picture = open_image(path.expanduser().read_bytes())
         seen = names[path.stem] = names.get(path.stem, 0) + 1
         yield (path.stem if seen == 1 else f"{path.stem}_{seen}"), picture
     if flags.data:
         source = open_source(flags.data, "test", flags.data_dir)
         for i in range(min(flags.count, len(source))):
-            example = source[i]
-            label = source.class_names[example["label"]]
-            yield f"{i:05d}_{label}", open_image(example["image"])
+            with readable(source.describe(i)):
+                example = source[i]
+                picture = open_image(example["image"])
+            yield f"{i:05d}_{source.class_names[example['label']]}", picture
+
+
+@contextlib.contextmanager
+def readable(image: str) -> Iterator[None]:
+    """Names the image that cannot be read.
+
+    Raises:
+      UserError: it is not there, or cannot be decoded.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, UnreadableImage) as error:  # no home directory: RuntimeError
+        raise UserError(f"cannot read image {image}: {error}") from None
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -84,12 +108,10 @@ def draw(prepared: Prepared, name: str, picture: Picture, folder: pathlib.Path) 
     """Writes the picture of one image; returns its path.
 
     Raises:
-      UserError: the image cannot be decoded.
+      UserError: the image cannot be decoded, or its picture not be written.
     """
-    try:
+    with readable(name):
         crop = prepared.crop(picture)
-    except UnreadableImage as error:
-        raise UserError(f"cannot read image {name}: {error}") from None
     classes, maps = token_maps(prepared, crop[None])
     model = prepared.model
     shown = token_pictures.panels(
@@ -99,7 +121,8 @@ def draw(prepared: Prepared, name: str, picture: Picture, folder: pathlib.Path) 
     )
     title = f"{name}: class {classes[0]} ({prepared.name}, {prepared.reduction})"
     path = folder / f"{name}.png"
-    token_pictures.figure(crop, shown, title=title).savefig(path, dpi=110)
+    with output_folder.refusing(folder):
+        token_pictures.figure(crop, shown, title=title).savefig(path, dpi=110)
     return path
 
 
@@ -110,12 +133,8 @@ def main(arguments: list[str] | None = None) -> int:
       UserError: bad flags, weights or images.
     """
     flags = parse_flags(arguments)
+    folder = check(flags)
     prepared = prepared_lib.prepare_from(flags)
-    folder = pathlib.Path(flags.output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to --output={flags.output}: {error.strerror}") from None
     total = len(flags.images) or flags.count
     pictures = tqdm(named_pictures(flags), total=total, desc="visualize", unit="image")
     paths = [str(draw(prepared, name, picture, folder)) for name, picture in pictures]

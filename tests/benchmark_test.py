@@ -80,6 +80,23 @@ def test_what_cannot_be_measured_is_refused_in_one_line(flags, message):
     assert "\n" not in str(error.value)
 
 
+def test_an_output_that_cannot_be_written_ends_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(benchmark, "run", None)
+    with pytest.raises(UserError, match=r"cannot write to --output=.*: Not a directory"):
+        benchmark.main([MODELS, f"--output={tmp_path}/file/out"])
+
+
+def test_the_output_may_be_under_the_home_directory(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = {"device": "cpu", "matmul_peak_gflops": None, "rows": []}
+    monkeypatch.setattr(benchmark, "run", lambda *_, **__: found)
+    monkeypatch.setattr(benchmark_report, "table", lambda _: "a table")
+    benchmark.main([MODELS, "--output=~/out"])
+    assert (tmp_path / "out" / "benchmark.md").read_text() == "a table\n"
+    assert f"written to {tmp_path}/out" in capsys.readouterr().out
+
+
 def test_a_missing_peer_names_the_extra(monkeypatch):
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'evovit_jax\[torch\]'"), peers.start():

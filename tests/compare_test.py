@@ -83,6 +83,20 @@ def test_bad_reductions_are_named(scene, reductions, message):
         compare.main(flags(scene, reductions))
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("--rounds=0", "--rounds=0 must be at least 1"),
+        ("--batch_size=0", "batch_size=0 must be at least 1"),
+        ("--output={scene}/weights.npz", "cannot write to --output=.*: File exists"),
+    ],
+)
+def test_bad_flags_end_before_weights_are_read(scene, monkeypatch, other, message):
+    monkeypatch.setattr(compare, "prepare_all", None)
+    with pytest.raises(UserError, match=message):
+        compare.main(flags(scene, "none", other.format(scene=scene)))
+
+
 def test_one_reduction_has_no_place_here(scene):
     with pytest.raises(UserError, match="name them all in --reductions"):
         compare.main(flags(scene, "none", "--reduction=evit"))

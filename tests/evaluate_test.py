@@ -1,6 +1,7 @@
 """The evaluate command: figures, padding, overrides, and the real images where they are."""
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -77,6 +78,19 @@ def test_a_reduction_lowers_the_gmacs(folder, prepared):
     assert found["gmacs"] < dense["gmacs"]
 
 
+def test_class_folders_are_numbered_by_the_models_names(tmp_path, prepared, folder):
+    for name in ("class 4", "class 2"):
+        (tmp_path / name).mkdir()
+        shutil.copy(folder / "00.png", tmp_path / name)
+    config = evaluate.data_config(prepared, f"folder:{tmp_path}")
+    labels = next(iter(evaluate.open_batches(prepared, config)))
+    assert labels["label"][labels["mask"]].tolist() == [2, 4]
+    (tmp_path / "cat").mkdir()
+    shutil.copy(folder / "00.png", tmp_path / "cat")
+    with pytest.raises(UserError, match=r"3 class folders, the model 6 classes, .* named cat"):
+        evaluate.evaluate(prepared, f"folder:{tmp_path}", quiet=True)
+
+
 def test_the_transform_follows_the_model_and_the_flags():
     def resize_of(**flags):
         return evaluate.data_config(
@@ -102,11 +116,20 @@ def test_bad_batches_and_data_are_named(folder, prepared):
     assert jax.device_count() == 8
     with pytest.raises(UserError, match="batch_size=12 does not divide over 8 devices"):
         evaluate.evaluate(prepared, f"folder:{folder}", batch_size=12)
+    with pytest.raises(UserError, match="batch_size=0 must be at least 1"):
+        evaluate.evaluate(prepared, f"folder:{folder}", batch_size=0)
     few = prepare("deit_tiny_patch16_224", num_classes=3, **SMALL)
     with pytest.raises(UserError, match="6 classes"):
         evaluate.evaluate(few, f"folder:{folder}", quiet=True)
     with pytest.raises(UserError, match="does not exist"):
         evaluate.evaluate(prepared, f"folder:{folder / 'none'}", quiet=True)
+
+
+def test_a_bad_batch_ends_before_weights_are_read(monkeypatch):
+    monkeypatch.setattr(evaluate.prepared_lib, "prepare_from", None)
+    flags = ["--model=deit_tiny_patch16_224", "--data=folder:x", "--batch_size=-8"]
+    with pytest.raises(UserError, match="batch_size=-8 must be at least 1"):
+        evaluate.main(flags)
 
 
 def test_no_more_batches_wait_than_are_allowed():

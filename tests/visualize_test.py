@@ -59,11 +59,25 @@ def test_draws_a_data_set(tmp_path):
         ([], "give image files, or --data"),
         (["missing.png"], "cannot read image missing.png"),
         (["x.png", "--data=tfds:digits"], "one of the two"),
+        (["--data=tfds:digits", "--count=-1"], "--count=-1 must be at least 1"),
     ],
 )
 def test_bad_images_are_named(arguments, message, tmp_path):
     with pytest.raises(UserError, match=message):
         visualize.main([*MODEL, *arguments, f"--output={tmp_path}/out"])
+
+
+def test_a_bad_image_of_a_data_set_is_named(tmp_path):
+    (tmp_path / "data" / "class").mkdir(parents=True)
+    (tmp_path / "data" / "class" / "a.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"cannot read image .*a\.png"):
+        visualize.main([*MODEL, f"--data=folder:{tmp_path}/data", f"--output={tmp_path}/out"])
+
+
+def test_images_and_pictures_may_be_under_the_home_directory(photo, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    visualize.main([*MODEL, "~/photo.png", "--output=~/out"])
+    assert (tmp_path / "out" / "photo.png").is_file()
 
 
 def test_a_folder_that_cannot_be_made_is_named(photo, tmp_path):

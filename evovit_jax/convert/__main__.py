@@ -10,13 +10,14 @@ accounted for; gaps and leftovers end the conversion, and nothing is written.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 
 from evovit_jax.convert import save_weights
 from evovit_jax.convert.families import find_family
 from evovit_jax.convert.files import SUFFIXES
 from evovit_jax.convert.links import variables
-from evovit_jax.errors import run_command
+from evovit_jax.errors import UserError, run_command
 from evovit_jax.models.norm import fuse
 from evovit_jax.prepared import prepare
 
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       UserError: bad flags, an input that is damaged or does not fit, a place that is not free.
     """
     flags = _parser().parse_args(arguments)
+    if not flags.input or not flags.output:
+        raise UserError("--input and --output must not be empty")
     prepared = prepare(
         flags.model,
         flags.input,
@@ -43,8 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     save_weights(model, flags.output, family=flags.family)
     is_file = flags.output.endswith(SUFFIXES)
     names = f"names of {find_family(model, flags.family).name}" if is_file else "an export"
-    count = sum(variable.size for variable in variables(model).values())
+    held = variables(model).values()
+    count = sum(variable.size for variable in held)
     print(f"wrote {prepared.name}, {count:,} values, to {flags.output} ({names})", flush=True)
+    if flags.json:
+        found = {"model": prepared.name, "input": flags.input, "output": flags.output}
+        counts = {"variables": len(held), "values": count}
+        print(json.dumps({**found, **counts, "notes": prepared.notes}), flush=True)
     return 0
 
 
@@ -65,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         "--allow_missing", action="store_true", help="convert although there are gaps or leftovers"
     )
     parser.add_argument("--fuse", action="store_true", help="fold batch norm into other layers")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     return parser
 
 

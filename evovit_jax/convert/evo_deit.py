@@ -6,6 +6,7 @@ representative token in that code, so these weights are used without one.
 """
 
 import dataclasses
+import re
 
 from flax import nnx
 
@@ -27,6 +28,8 @@ def scheme(model: nnx.Module) -> Scheme:
         if name.startswith("qks."):
             values = name.replace("qks.", "vs.", 1).replace(".qk.", ".v.")
             link = dataclasses.replace(link, names=(name, values), shares=(2, 1))
+        if re.fullmatch(vit.CLASS_TOKEN_HEADS, link.path):  # of the training only
+            link = dataclasses.replace(link, optional=True)
         links.append(link)
     return Scheme(
         links=tuple(links),

@@ -15,10 +15,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from evovit_jax.convert.links import Tensors, some
+from evovit_jax.convert.links import Tensors
 from evovit_jax.convert.pth import read_pth
 from evovit_jax.convert.write_pth import write_pth
-from evovit_jax.errors import UserError
+from evovit_jax.errors import UserError, some
 
 PTH = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 SUFFIXES = (*PTH, ".safetensors", ".npz")
@@ -53,6 +53,10 @@ def read_tensors(path: str) -> tuple[Tensors, list[str]]:
     """
     if path.startswith(HUB):
         path = fetch(path)
+    if "://" in path and path.endswith(SUFFIXES):
+        raise UserError(
+            f"weights {path}: files of an object store are not read; copy it to this machine"
+        )
     if not os.path.isfile(path):
         raise UserError(f"weights {path}: no such file")
     if path.endswith(".safetensors"):
@@ -112,7 +116,7 @@ def _read_safetensors(path: str) -> Tensors:
             f"{path} has tensors of dtype {error.args[0]}, which are not read"
         ) from None
     except (SafetensorError, ValueError, MemoryError, OverflowError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file ({_first(error)})") from None
+        raise UserError(f"{path} is damaged or no safetensors file ({first_line(error)})") from None
 
 
 def _read_npz(path: str) -> Tensors:
@@ -123,10 +127,11 @@ def _read_npz(path: str) -> Tensors:
                 raise UserError(f"{path} is damaged or no .npz file (it is a single array)")
             return {name: found[name] for name in found.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
-        raise UserError(f"{path} is damaged or no .npz file ({_first(error)})") from None
+        raise UserError(f"{path} is damaged or no .npz file ({first_line(error)})") from None
 
 
-def _first(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, as much as fits a line."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:120]
 
@@ -158,7 +163,7 @@ def fetch(name: str) -> str:
         except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
             failure = error
             break
-    raise UserError(f"weights {name}: not found ({_first(failure)})")
+    raise UserError(f"weights {name}: not found ({first_line(failure)})")
 
 
 def write_tensors(path: str, tensors: Tensors) -> None:

@@ -2,16 +2,21 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from evovit_jax.convert.links import Link, Scheme, Tensors, check_same, some, variables
-from evovit_jax.errors import UserError
+from evovit_jax.convert.links import Link, Scheme, Tensors, check_same, variables
+from evovit_jax.errors import UserError, some
 
 # Settings of a reducer that belong to the weights: other values make another network.
 TRAINED_SETTINGS = ("representative_token",)
+# What is said of a checkpoint with other classes; whoever learns from the logits looks for it.
+HEADS_KEPT = "its heads keep their initial values"
+# Where a reducer's parameters are all that is missing.
+DENSE = "these weights are of the network without them: allow_missing='reducer/.*' starts them anew"
 
 
 def read_into(
@@ -56,12 +61,12 @@ def read_into(
     spare = [name for name in rest if re.fullmatch(scheme.spare, name)]
     if spare:
         notes.append(f"without use in this model: {some(spare)}")
-    _account(missing, [name for name in rest if name not in spare], allow_missing, notes)
+    left = [name for name in rest if name not in spare]
+    _account(missing, left, allow_missing, scheme.hints, notes)
     if classes:
         notes.insert(
             0,
-            f"the checkpoint has {classes[0]} classes, the model {classes[1]}: "
-            "its heads keep their initial values",
+            f"the checkpoint has {classes[0]} classes, the model {classes[1]}: {HEADS_KEPT}",
         )
     absent = [link.path for link in scheme.links if link.path not in new and link.optional]
     parts = sorted({path.split("/")[0] for path in absent if not path.endswith("/count")})
@@ -158,7 +163,13 @@ def _check_buffer(name: str, value: np.ndarray, expected: np.ndarray, notes: lis
     check_same(name, value, expected, "it follows from the architecture")
 
 
-def _account(missing: list[str], left: list[str], allow: bool | str, notes: list[str]) -> None:
+def _account(
+    missing: list[str],
+    left: list[str],
+    allow: bool | str,
+    hints: Mapping[str, str],
+    notes: list[str],
+) -> None:
     """Every variable and every tensor must be accounted for, or the gap asked for."""
 
     def allowed(name: str) -> bool:
@@ -169,9 +180,14 @@ def _account(missing: list[str], left: list[str], allow: bool | str, notes: list
     if gaps or leftovers:
         parts = [f"it lacks {some(gaps)}"] if gaps else []
         parts += [f"the model has no place for its {some(leftovers)}"] if leftovers else []
+        if gaps and not leftovers and all(gap.startswith("reducer/") for gap in gaps):
+            hints = {**hints, "reducer/.*": DENSE}
+        told = [
+            hint for pattern, hint in hints.items() if any(re.fullmatch(pattern, g) for g in gaps)
+        ]
         raise UserError(
-            f"the checkpoint does not fit the model: {'; '.join(parts)} "
-            "(allow_missing loads the rest)"
+            f"the checkpoint does not fit the model: {'; '.join(parts)}; "
+            + "; ".join([*told, "allow_missing (in training init_allow_missing) loads the rest"])
         )
     if missing:
         notes.append(f"not in the checkpoint, left as they are: {some(missing)}")

@@ -20,13 +20,22 @@ from evovit_jax.convert.links import (
 )
 from evovit_jax.models.layers import resize_positions
 
+# What only pooled models have.
+CLASS_TOKEN_HEADS = r"(norm|head)_cls/.*"
+# Weights without them have a head that learned from the class token. Given the mean of the patches
+# it is wrong on every image, and nothing else about the tensors shows it.
+HINTS = {
+    CLASS_TOKEN_HEADS: "if these are a class token's weights, such as DeiT's, they belong in "
+    "--model=deit_* --reduction=evo"
+}
 # Official DeiT-III checkpoints have their own names for LayerScale.
 DEIT3_RENAMES = ((r"(blocks\.\d+)\.ls([12])\.gamma", r"\1.gamma_\2"),)
 
 
 def scheme(model: nnx.Module, renames: Iterable[tuple[str, str]] = ()) -> Scheme:
     """timm's names, up to `renames`."""
-    return Scheme(links=links(model, renames), resize={"pos_embed": position_resizer(model)})
+    resize = {"pos_embed": position_resizer(model)}
+    return Scheme(links=links(model, renames), resize=resize, hints=HINTS)
 
 
 def deit3_scheme(model: nnx.Module) -> Scheme:
@@ -45,8 +54,6 @@ def links(model: nnx.Module, renames: Iterable[tuple[str, str]] = ()) -> tuple[L
         if path == "patch_embed/proj/kernel" and len(variable.shape) == 2:
             layout = as_convolution(config.patch_size, config.in_channels)
             link = dataclasses.replace(link, layout=layout)
-        if path.startswith(("norm_cls/", "head_cls/")):
-            link = dataclasses.replace(link, optional=True)  # heads of the training only
         found.append(link)
     return tuple(found)
 

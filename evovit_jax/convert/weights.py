@@ -1,7 +1,8 @@
 """Loads a model's weights from wherever they are, and exports them.
 
 Weights are a PyTorch file (see `files`), an export of this library (an Orbax directory), or a
-training run: its work directory, its folder of checkpoints, or one checkpoint of that.
+training run: its work directory, its folder of checkpoints, or one checkpoint of that. Folders may
+be in an object store (gs://), which training writes to.
 """
 
 import dataclasses
@@ -11,8 +12,10 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from etils import epath
 from flax import nnx
 
+from evovit_jax import workdir
 from evovit_jax.convert import files
 from evovit_jax.convert.families import families_of, find_family
 from evovit_jax.convert.links import Scheme, Tensors, default_link, variables
@@ -83,8 +86,9 @@ def load_weights(
       UserError: there is nothing at `path`, it is damaged, or does not fit the model.
     """
     path = str(path)
-    if not files.is_weight_file(path) and os.path.isdir(os.path.expanduser(path)):
-        values, about = _read_directory(pathlib.Path(path).expanduser())
+    folder = find_folder(path)
+    if folder is not None:
+        values, about = _read_directory(folder)
         try:
             return _read_native(model, values, about, allow_missing)
         except UserError as error:
@@ -96,6 +100,21 @@ def load_weights(
         raise UserError(f"{path}: {error}") from None
 
 
+def find_folder(path: str | os.PathLike) -> epath.Path | None:
+    """The folder, here or in an object store, that `path` names; None for a file or nothing.
+
+    Raises:
+      UserError: it cannot be looked at, for want of a right or of the object store's client.
+    """
+    if files.is_weight_file(str(path)):
+        return None
+    try:
+        folder = workdir.locate(path)
+        return folder if folder.is_dir() else None
+    except Exception as error:  # the clients of object stores raise many kinds
+        raise UserError(f"weights {path} cannot be read ({files.first_line(error)})") from None
+
+
 def save_weights(model: nnx.Module, path: str | os.PathLike, *, family: str | None = None) -> None:
     """Writes a PyTorch file (by its suffix), else an export: an Orbax directory.
 
@@ -104,6 +123,8 @@ def save_weights(model: nnx.Module, path: str | os.PathLike, *, family: str | No
     Raises:
       UserError: the place cannot be written, or holds something else.
     """
+    if "://" in str(path):
+        raise UserError(f"output {path} is in an object store; write it on this machine, and copy")
     path = os.path.expanduser(str(path))
     if path.endswith(files.SUFFIXES):
         files.write_tensors(path, to_torch(model, family))
@@ -136,7 +157,7 @@ def _write_export(model: nnx.Module, folder: pathlib.Path) -> None:
     (folder / ABOUT).write_text(json.dumps(about, indent=1))
 
 
-def _read_directory(path: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
+def _read_directory(path: epath.Path) -> tuple[Tensors, dict[str, Any]]:
     """The variables by path of an export or a run, and what an export says of itself."""
     import orbax.checkpoint as ocp
 
@@ -147,20 +168,41 @@ def _read_directory(path: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
         if (path / ABOUT).is_file():
             about = json.loads((path / ABOUT).read_text())
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-                folder = path.absolute() / VARIABLES
+                folder = path / VARIABLES
                 tree = reader.metadata(folder).item_metadata.tree
                 kinds = {k: dict.fromkeys(v, as_numpy) for k, v in tree.items()}
                 found = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds))
             return {**found["params"], **found.get("stats", {})}, about
         step = int(path.name) if path.name.isdigit() and (path / "state").is_dir() else None
         params, stats = checkpoint.load_variables(path if step is None else path.parent, step)
-        return {**params, **stats}, {}
+        return {**params, **stats}, {"settings": _settings_of_run(path)}
     except UserError:
+        for name in files.HUB_FILES:
+            if (path / name).is_file():
+                raise UserError(f"weights {path} are no run; give the file {path / name}") from None
         raise
     except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
-        lines = str(error).strip().splitlines()
-        reason = lines[0][:200] if lines else type(error).__name__
+        reason = files.first_line(error)
         raise UserError(f"weights {path} are damaged or incomplete ({reason})") from None
+
+
+def _settings_of_run(path: epath.Path) -> dict[str, Any]:
+    """What the run that `path` is (a part) of was trained with, of `TRAINED_SETTINGS`."""
+    from evovit_jax import reduction
+    from evovit_jax.models import model_entry
+
+    for folder in (path, path.parent, path.parent.parent):
+        try:
+            run = json.loads((folder / workdir.FILE).read_text())
+            entry = model_entry(run["model"]["name"])
+            in_pyramid = isinstance(entry.model.Config.depth, tuple)
+            spec = run["reduction"] or entry.reduction
+            _, reducer, given = reduction.resolve(spec, in_pyramid=in_pyramid)
+        except (OSError, ValueError, KeyError, TypeError):  # none there, or somebody else's
+            continue
+        trained = {f.name: f.default for f in dataclasses.fields(reducer.Fields)} | given
+        return {name: trained[name] for name in TRAINED_SETTINGS if name in trained}
+    return {}
 
 
 def _read_native(
@@ -182,7 +224,8 @@ def _read_native(
             for path, variable in variables(model).items()
         ]
         settings = about.get("settings", {})
-        return Scheme(tuple(links), heads=theirs.heads, resize=theirs.resize, trained_with=settings)
+        kept = {"heads": theirs.heads, "resize": theirs.resize, "hints": theirs.hints}
+        return Scheme(tuple(links), trained_with=settings, **kept)
 
     return _read(model, tensors, scheme, allow_missing)
 

@@ -254,11 +254,27 @@ def test_official_evo_weights_switch_the_representative_token_off():
     assert again.reducer.fields.representative_token
 
 
-def test_auxiliary_heads_may_be_absent():
+def test_auxiliary_heads_may_be_absent_from_official_weights():
     model = make("evo_deit_tiny_patch16_224", None, VIT)
-    tensors = {k: v for k, v in to_torch(model).items() if "_cls" not in k}
+    tensors = {k: v for k, v in to_torch(model, "evo_deit").items() if "_cls" not in k}
     notes = from_torch(model, tensors)
     assert "not in the checkpoint, left at their initial values: head_cls, norm_cls" in notes
+
+
+def test_the_weights_of_a_class_token_are_not_those_of_a_pooled_head():
+    dense = to_torch(make("deit_tiny_patch16_224", None, VIT))
+    model = make("evo_deit_tiny_patch16_224", None, VIT)
+    with pytest.raises(UserError, match=r"lacks head_cls/.*--model=deit_\* --reduction=evo") as e:
+        from_torch(model, dense)
+    assert "allow_missing" in str(e.value)
+    assert "\n" not in str(e.value)
+    notes = from_torch(model, dense, allow_missing="(norm|head)_cls/.*")  # training starts so
+    assert notes[0].startswith("not in the checkpoint, left as they are: head_cls/")
+    with pytest.raises(UserError, match="lacks norm/bias") as e:  # another gap, another story
+        from_torch(
+            model, {k: v for k, v in dense.items() if k != "norm.bias"}, allow_missing=".*_cls/.*"
+        )
+    assert "--reduction=evo" not in str(e.value)
 
 
 def test_dense_networks_do_without_the_tradeoffs_of_evo():

@@ -7,9 +7,10 @@ import sys
 
 import numpy as np
 import pytest
+from etils import epath
 
 import evovit_jax
-from evovit_jax.convert import from_torch, load_weights, save_weights, to_torch
+from evovit_jax.convert import from_torch, load_weights, save_weights, to_torch, weights
 from evovit_jax.convert.__main__ import main
 from evovit_jax.convert.links import variables
 from evovit_jax.convert.weights import ABOUT
@@ -77,8 +78,32 @@ def test_an_export_adapts_as_files_do(tmp_path):
         "the checkpoint has 5 classes, the model 7: its heads keep their initial values",
         "pos_embed interpolated from (1, 17, 12) to (1, 37, 12)",
     ]
-    notes = load_weights(tiny("evo_deit_tiny_patch16_224"), tmp_path / "export")
-    assert notes == ["not in the checkpoint, left at their initial values: head_cls, norm_cls"]
+
+
+def test_an_export_of_a_class_tokens_model_is_not_pooled(tmp_path):
+    save_weights(tiny(), tmp_path / "export")
+    model = tiny("evo_deit_tiny_patch16_224")
+    with pytest.raises(UserError, match=r"export: .*--model=deit_\* --reduction=evo"):
+        load_weights(model, tmp_path / "export")
+    assert load_weights(model, tmp_path / "export", allow_missing="(norm|head)_cls/.*")
+
+
+def test_a_run_in_an_object_store_is_weights(tmp_path, monkeypatch):
+    """`gs://` played by a folder."""
+    save_weights(tiny(), tmp_path / "export")
+    monkeypatch.setattr(weights.workdir, "locate", lambda path: epath.Path(tmp_path / "export"))
+    other = tiny(seed=1)
+    assert load_weights(other, "gs://bucket/export") == []
+    assert_same_variables(other, tiny())
+
+
+def test_what_an_object_store_cannot_do_is_named():
+    with pytest.raises(UserError, match="files of an object store are not read; copy it"):
+        load_weights(tiny(), "gs://bucket/w.pth")
+    with pytest.raises(UserError, match="output gs://bucket/x is in an object store"):
+        save_weights(tiny(), "gs://bucket/x")
+    with pytest.raises(UserError, match="weights nowhere://x cannot be read"):
+        load_weights(tiny(), "nowhere://x")
 
 
 def test_an_export_with_folded_batch_norm(tmp_path):
@@ -140,6 +165,27 @@ def test_the_command_converts_both_ways(tmp_path, capsys, small_model):
     assert "names of timm" in capsys.readouterr().out
     with open(first, "rb") as one, open(last, "rb") as other:
         assert one.read() == other.read()
+
+
+def test_the_command_ends_with_json(tmp_path, capsys, small_model):
+    save_weights(tiny(), tmp_path / "a.npz")
+    paths = {"input": str(tmp_path / "a.npz"), "output": str(tmp_path / "b.npz")}
+    flags = [small_model, *(f"--{name}={path}" for name, path in paths.items())]
+    assert main([*flags, "--image_size=24", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found.items() >= {"model": "deit_tiny_patch16_224", **paths}.items()
+    held = variables(tiny(image_size=24))
+    assert found["variables"] == len(held)
+    assert found["values"] == sum(variable.size for variable in held.values())
+    assert len(found["notes"]) == 1
+    assert "pos_embed interpolated" in found["notes"][0]
+
+
+@pytest.mark.parametrize("empty", ["input", "output"])
+def test_the_command_needs_two_places(tmp_path, small_model, empty):
+    places = {"input": str(tmp_path / "a.npz"), "output": str(tmp_path / "b.npz"), empty: ""}
+    with pytest.raises(UserError, match="--input and --output must not be empty"):
+        main([small_model, *(f"--{name}={path}" for name, path in places.items())])
 
 
 def test_the_command_says_what_it_adapts(tmp_path, capsys, small_model):
