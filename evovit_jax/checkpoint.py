@@ -5,7 +5,7 @@ the shape of every array, and a checksum of every array's bits. Orbax writes it 
 the newest `keep` and the `keep_best` of the best evaluated top-1 stay.
 """
 
-import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,8 +28,26 @@ METRIC = "val_top1"
 UNEVALUATED = -1.0
 
 
+# What storage or memory says that may be there again the next time, in the words of the system,
+# of TensorStore and of XLA. Files that are missing are damage: they do not come back.
+PASSING = re.compile(
+    r"input/output error|stale file handle|timed out|timeout|deadline|unavailable|connection|"
+    r"too many open files|permission denied|resource_exhausted|cannot allocate|out of memory",
+    re.IGNORECASE,
+)
+
+
 class Damaged(Exception):
     """What was restored is not what was saved."""
+
+
+def _may_pass(error: Exception, folder: epath.Path) -> bool:
+    """Whether a checkpoint of `folder` that could not be read may be whole."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+        return True
+    return PASSING.search(str(error).replace(str(folder), "")) is not None
 
 
 class Checkpointer:
@@ -79,7 +97,8 @@ class Checkpointer:
     def restore(self, like: TrainState) -> tuple[TrainState, Any] | None:
         """The newest checkpoint that is whole, and the data iterator's state in it.
 
-        Damaged ones are reported, renamed to `damaged_STEP` and passed over.
+        Damaged ones are reported and passed over, and renamed to `damaged_STEP` where an older one
+        is whole. Nothing is renamed because storage does not answer.
 
         Args:
           like: shapes, dtypes and shardings of the state.
@@ -88,19 +107,29 @@ class Checkpointer:
           None where there is no checkpoint.
 
         Raises:
-          UserError: the checkpoint is of another architecture or optimiser, or all are damaged.
+          UserError: the checkpoint is of another architecture or optimiser, cannot be read now, or
+            all are damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         abandoned_reads.hush()
+        damaged = []
         for step in steps:
             try:
-                return self._restore(step, like)
+                found = self._restore(step, like)
             except UserError:
                 raise
             except Exception as error:
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                print(f"checkpoint {step} is damaged ({reason[0][:200]})", flush=True)
-                self._set_aside(step)
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+                if _may_pass(error, self.folder):
+                    raise UserError(
+                        f"checkpoint {self.folder / str(step)} cannot be read now ({reason}); "
+                        "nothing was changed: try again"
+                    ) from error
+                print(f"checkpoint {step} is damaged ({reason})", flush=True)
+                damaged.append(step)
+            else:
+                self._set_aside(damaged)
+                return found
         if steps:
             raise UserError(
                 f"all checkpoints of {self.folder} are damaged; remove it to start again"
@@ -119,9 +148,15 @@ class Checkpointer:
                 raise Damaged(f"the checksum of {name} is wrong")
         return TrainState(**restored), run["data"]
 
-    def _set_aside(self, step: int) -> None:
+    def _set_aside(self, steps: list[int]) -> None:
+        """Frees the places of damaged checkpoints, which stay beside them."""
+        if not steps:
+            return
         if jax.process_index() == 0:
-            (self.folder / str(step)).rename(self.folder / f"damaged_{step}")
+            for step in steps:
+                names = (f"damaged_{step}{more}" for more in ("", *map("_{}".format, range(2, 99))))
+                free = next(name for name in names if not (self.folder / name).exists())
+                (self.folder / str(step)).rename(self.folder / free)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoint set aside")
         self._manager.reload()
@@ -204,7 +239,7 @@ def _sum_bits(leaves: list[jax.Array]) -> list[jax.Array]:
     return [one(leaf) for leaf in leaves]
 
 
-def load_variables(path: pathlib.Path, step: int | None = None) -> tuple[Variables, Variables]:
+def load_variables(path: epath.PathLike, step: int | None = None) -> tuple[Variables, Variables]:
     """The evaluated parameters and statistics of a run, on the host: its averages if it has any.
 
     Args:
@@ -214,6 +249,7 @@ def load_variables(path: pathlib.Path, step: int | None = None) -> tuple[Variabl
     Raises:
       UserError: there is no such checkpoint.
     """
+    path = locate(path)
     folder = path / FOLDER if (path / FOLDER).is_dir() else path
     steps = sorted(int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit())
     if not steps or (step is not None and step not in steps):
@@ -230,9 +266,9 @@ def evaluated_part(tree: dict[str, Any]) -> dict[str, Any]:
     return {name: tree.get(name) or {} for name in ("params", "stats")}
 
 
-def read(folder: pathlib.Path, part: Callable[[dict], dict] = dict) -> dict[str, Any]:
+def read(folder: epath.PathLike, part: Callable[[dict], dict] = dict) -> dict[str, Any]:
     """Arrays of one checkpoint's state on the host, `part` of them (of their shapes)."""
-    path = folder.absolute() / "state"
+    path = locate(folder) / "state"
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         shapes = part(reader.metadata(path).item_metadata.tree)
         item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)

@@ -24,8 +24,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from evovit_jax import reduction
-from evovit_jax.convert import load_weights
+from evovit_jax import reduction, starting_weights
 from evovit_jax.errors import UserError, suggestion
 from evovit_jax.models import Outputs, create_model, model_entry
 from evovit_jax.prepared import read_run
@@ -189,9 +188,9 @@ def load_values(config: ConfigDict) -> TeacherValues:
       UserError: they are not there, or do not fit.
     """
     model, weights = _create(config), _weights(config)
-    if weights != RANDOM:
-        load_weights(model, weights)
-    return Skeleton.variables(model)
+    if weights == RANDOM:
+        return Skeleton.variables(model)
+    return starting_weights.load(model, weights, teaches=True)
 
 
 def _create(config: ConfigDict) -> nnx.Module:

@@ -69,7 +69,7 @@ def num_classes(config: ConfigDict) -> int:
     """
     kind, _, rest = config.data.partition(":")
     if kind != "tfds" or rest.startswith("digits"):
-        return pipeline.num_classes(config)
+        return pipeline.train_source(config).num_classes
     import tensorflow_datasets as tfds
 
     from evovit_jax.data import tfds_source

@@ -22,8 +22,10 @@ from evovit_jax import (
     schedules,
     scoring,
     sharding,
+    starting_weights,
 )
 from evovit_jax.data import pipeline
+from evovit_jax.data.source import Source
 from evovit_jax.errors import UserError
 from evovit_jax.inputs import Batch
 from evovit_jax.state import Skeleton, TrainState, new_state
@@ -53,12 +55,11 @@ class Run:
     ):
         """Reads the data set's size, unless `examples` (of an epoch) says what it would be."""
         config_lib.check(config)
-        config = config.copy_and_resolve_references()
+        self.config = config = config.copy_and_resolve_references()
         if config.model.num_classes is None:
-            config.model.num_classes = pipeline.num_classes(config)
-        self.config = config
+            config.model.num_classes = self.train_source.num_classes
         self.mesh = sharding.make_mesh(config, devices)
-        examples = examples or pipeline.examples_per_epoch(config)
+        examples = examples or pipeline.examples_per_epoch(config, self.train_source)
         self._set_durations(examples)
         self.phases = phases.plan(config, total=self.total, examples=examples)
         warmup = durations.steps(config, "warmup", examples) or 0
@@ -144,10 +145,14 @@ class Run:
             return self._init()
         model = self.create_model()
         allowed = self.config.init_allow_missing or False
-        evovit_jax.load_weights(model, self.config.init_weights, allow_missing=allowed)
-        values = Skeleton.variables(model)
+        values = starting_weights.load(model, self.config.init_weights, allow_missing=allowed)
         nan_guard.check_values(values[0], self.config.init_weights)
         return self._init(values=values)
+
+    def stale_average(self) -> float:
+        """The share that the initial values have in the average after the last step."""
+        ema = self.config.ema
+        return 0.0 if ema.warmup else ema.decay**self.total
 
     def fresh_meter(self) -> dict[str, Any]:
         """A meter over no step."""
@@ -176,6 +181,28 @@ class Run:
         )
 
     @functools.cached_property
+    def train_source(self) -> Source:
+        """What is trained on, opened once: a folder of a million files takes seconds to list."""
+        return pipeline.train_source(self.config)
+
+    @functools.cached_property
+    def eval_source(self) -> Source:
+        """What is evaluated on, its classes numbered as in training."""
+        return pipeline.eval_source(self.config, self.train_source)
+
+    def describe_data(self) -> str:
+        """The data in a line; opens what is evaluated on, before anything is trained.
+
+        Raises:
+          UserError: it cannot be opened, or has other classes than what is trained on.
+        """
+        train, found = self.train_source, self.eval_source
+        return (
+            f"{train.name}, {len(train)} images of {train.num_classes} classes; "
+            f"evaluated on {found.name}, {len(found)} images"
+        )
+
+    @functools.cached_property
     def eval_batches(self) -> pipeline.EvalBatches:
         """This process's evaluation batches."""
         return pipeline.make_eval_batches(
@@ -183,6 +210,7 @@ class Run:
             local_batch_size=self.config.eval_batch_size // jax.process_count(),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            source=self.eval_source,
         )
 
     @functools.cached_property
@@ -210,6 +238,7 @@ class Run:
             seed=self.config.seed,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            source=self.train_source,
         )
 
 

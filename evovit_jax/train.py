@@ -5,6 +5,7 @@ then takes a batch and changes it, so that a checkpoint's state and data iterato
 The host waits for the device once an interval of metrics, and where it evaluates or saves.
 """
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -19,7 +20,9 @@ from evovit_jax.preemption import Preemption
 from evovit_jax.profiling import Profiler
 from evovit_jax.run import Run
 from evovit_jax.speed import Cost, InputWait
-from evovit_jax.workdir import locate, prepare
+from evovit_jax.workdir import kept, locate
+
+STALE = 0.1  # share of the initial values in the final average above which it is said
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,16 +47,18 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Result:
     """
     workdir = locate(workdir)
     run = Run(config)
-    for change in prepare(workdir, run.config):
-        say(f"changed since this run began: {change}")
-    checkpoints = Checkpointer(
-        workdir, keep=run.config.keep_checkpoints, keep_best=run.config.keep_best
-    )
-    with jax.set_mesh(run.mesh), Preemption() as preemption:
-        try:
-            return Loop(run, workdir, checkpoints, preemption).go()
-        finally:
-            checkpoints.close()
+    with jax.set_mesh(run.mesh), Preemption() as preemption, contextlib.ExitStack() as stack:
+        with kept(workdir, run.config) as changes:
+            for change in changes:
+                say(f"changed since this run began: {change}")
+            checkpoints = stack.enter_context(contextlib.closing(_checkpoints(run, workdir)))
+            loop = Loop(run, workdir, checkpoints, preemption)
+            stack.callback(loop.writer.close)
+        return loop.go()
+
+
+def _checkpoints(run: Run, workdir: epath.Path) -> Checkpointer:
+    return Checkpointer(workdir, keep=run.config.keep_checkpoints, keep_best=run.config.keep_best)
 
 
 class Loop:
@@ -65,9 +70,11 @@ class Loop:
         self.run, self.workdir = run, workdir
         self.checkpoints, self.preemption = checkpoints, preemption
         self.data = run.train_iterator()
+        say(run.describe_data())
         restored = checkpoints.restore(run.like)
         if restored is None:
             self.restored, self.state = None, run.fresh_state()
+            _ = run.teacher_values  # what does not fit is said before anything is trained
         else:
             self.state, data_state = restored
             self.data.set_state(data_state)
@@ -83,6 +90,12 @@ class Loop:
         """Trains to the end, or to a preemption."""
         run, start = self.run, self.restored or 0
         say(f"{run.mesh.size} devices, {describe(run)}")
+        stale = run.stale_average()
+        if stale > STALE:
+            say(
+                f"the average that is evaluated will still hold {stale:.0%} of the first values at "
+                "the end; set ema.warmup=True or lower ema.decay"
+            )
         if start >= run.total:
             say(f"the run is complete at step {start}; evaluating it")
         step, preempted = start, False
@@ -100,7 +113,6 @@ class Loop:
             self.save(step)
         self.profiler.close()
         self.checkpoints.wait()
-        self.writer.close()
         return Result(self.summary(step), preempted)
 
     def look(self, step: int, *, preempted: bool) -> None:
@@ -161,7 +173,12 @@ class Loop:
         """Evaluates the state after `step` steps."""
         self.guard()
         self.pace.pause()
-        values = self.run.evaluate(self.state)
+        try:
+            values = self.run.evaluate(self.state)
+        except Exception:
+            if jax.process_count() == 1:  # with several, the others may not have failed
+                self.save(step)  # what was trained is not lost with it
+            raise
         self.evaluated = (step, values)
         if not self.writer.has_evaluation(step):
             self.writer.write(step, values)

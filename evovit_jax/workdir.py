@@ -1,6 +1,8 @@
 """The work directory of a run, and the config in it."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,26 +21,38 @@ def locate(workdir: epath.PathLike) -> epath.Path:
     return path if is_remote(path) else path.expanduser().resolve()
 
 
-def prepare(workdir: epath.PathLike, config: ConfigDict) -> list[str]:
-    """Makes the work directory and writes the config into it.
+@contextlib.contextmanager
+def kept(workdir: epath.PathLike, config: ConfigDict) -> Iterator[list[str]]:
+    """Makes the work directory; the config is its own once the body has gone well.
 
-    Returns:
+    A start that is refused (another architecture, weights that do not fit) leaves the config of the
+    run that is there.
+
+    Yields:
       What differs from the config that was there, "FIELD: OLD -> NEW" each; empty for a new run.
 
     Raises:
       UserError: it cannot be written.
     """
     workdir = locate(workdir)
-    path = workdir / FILE
+    path, new = workdir / FILE, workdir / f"{FILE}.new"
     text = json.dumps(config.to_dict(), indent=2) + "\n"
+    writes = jax.process_index() == 0
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         before = _read(path)
-        if jax.process_index() == 0:
-            path.write_text(text)
+        if writes:
+            new.write_text(text)
     except OSError as error:
         raise UserError(f"the work directory {workdir} cannot be written: {error}") from error
-    return [] if before is None else differences(before, json.loads(text))
+    try:
+        yield [] if before is None else differences(before, json.loads(text))
+    except BaseException:
+        if writes:
+            new.unlink(missing_ok=True)
+        raise
+    if writes:
+        new.replace(path)
 
 
 def _read(path: epath.Path) -> dict[str, Any] | None:

@@ -196,3 +196,47 @@ def test_the_evaluated_variables_alone(tmp_path, keep_average):
 def test_no_checkpoint_to_load(tmp_path):
     with pytest.raises(UserError, match="has no checkpoint"):
         checkpoint.load_variables(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (OSError(5, "Input/output error"), True),
+        (ValueError("UNAVAILABLE: 503 from the object store"), True),
+        (MemoryError(), True),
+        (FileNotFoundError(2, "No such file"), False),
+        (ValueError("DATA_LOSS: the chunk is too short"), False),
+    ],
+)
+def test_storage_that_does_not_answer_is_no_damage(tmp_path, monkeypatch, capsys, error, passes):
+    save(tmp_path, 1, 2).close()
+    checkpointer = Checkpointer(tmp_path)
+
+    def fail(step, like):
+        raise error
+
+    monkeypatch.setattr(checkpointer, "_restore", fail)
+    message = r"2 cannot be read now .*try again" if passes else "all checkpoints of .* are damaged"
+    with pytest.raises(UserError, match=message):
+        checkpointer.restore(like(make_state()))
+    assert ("is damaged" in capsys.readouterr().out) is not passes
+    # Neither is renamed: the next start finds what this one found.
+    assert kept(tmp_path) == [1, 2]
+    same(Checkpointer(tmp_path).restore(like(make_state()))[0], make_state(2))
+
+
+def test_a_folder_named_after_a_failure_is_none(tmp_path, capsys):
+    workdir = tmp_path / "timeout" / "unavailable"
+    save(workdir, 1, 2).close()
+    damage(workdir / checkpoint.FOLDER / "2", "no run item")
+    same(Checkpointer(workdir).restore(like(make_state()))[0], make_state(1))
+    assert "checkpoint 2 is damaged" in capsys.readouterr().out
+
+
+def test_damaged_twice_at_the_same_step(tmp_path):
+    for _ in range(2):
+        save(tmp_path, 1, 2).close()
+        damage(tmp_path / checkpoint.FOLDER / "2", "no run item")
+        Checkpointer(tmp_path).restore(like(make_state()))
+    names = {path.name for path in (tmp_path / checkpoint.FOLDER).iterdir()}
+    assert {"1", "damaged_2", "damaged_2_2"} <= names

@@ -136,7 +136,7 @@ def test_sigterm_saves_and_asks_to_be_restarted(undisturbed, tmp_path):
     assert json.loads(out[-1])["step"] == saved
     status, out, err = run(tmp_path, **TRAINING)
     assert status == 0, err
-    assert out[0] == f"restored step {saved}"
+    assert f"restored step {saved}" in out
     check_same(undisturbed, tmp_path)
 
 

@@ -1,5 +1,7 @@
 """What a run is made of."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,9 @@ from tiny import tiny_config
 
 import evovit_jax
 from evovit_jax.convert import load_weights
+from evovit_jax.data import pipeline
 from evovit_jax.errors import UserError
+from evovit_jax.models.norm import fuse
 from evovit_jax.run import Run
 from evovit_jax.state import Skeleton
 
@@ -77,3 +81,51 @@ def test_initial_weights_from_a_file(tmp_path):
         np.testing.assert_allclose(found.params[name], value, rtol=1e-6)
         np.testing.assert_array_equal(found.ema["params"][name], found.params[name])
     assert int(found.step) == 0
+
+
+def test_weights_that_make_another_network_are_refused(tmp_path, capsys):
+    run = make_run(reduction="evo,representative_token=false")
+    path = tmp_path / "export"
+    evovit_jax.convert.save_weights(run.create_model(), path)
+    with pytest.raises(UserError, match=r"export was trained with representative_token=false; add"):
+        make_run(init_weights=str(path)).fresh_state()
+    make_run(reduction="evo,representative_token=false", init_weights=str(path)).fresh_state()
+
+
+def test_what_loading_adapts_is_said(tmp_path, capsys):
+    path = tmp_path / "weights.safetensors"
+    evovit_jax.convert.save_weights(make_run(model__num_classes=12).create_model(), path)
+    make_run(init_weights=str(path)).fresh_state()
+    assert f"{path}: the checkpoint has 12 classes, the model 10" in capsys.readouterr().out
+
+
+def test_folded_batch_norm_is_no_start(tmp_path):
+    fields = {"recipe": "levit_digits.py", "model__embed_dim": (16, 16, 16)}
+    fields |= {"model__num_heads": (2, 2, 2), "model__depth": (1, 1, 1), "model__image_size": 32}
+    fields |= {"model__patch_size": None}
+    run = make_run(**fields)
+    path = tmp_path / "folded"
+    evovit_jax.convert.save_weights(fuse(run.create_model()), path)
+    with pytest.raises(UserError, match="has batch norms folded into the layers"):
+        make_run(**fields, init_weights=str(path)).fresh_state()
+
+
+def test_what_the_first_values_weigh_in_the_average():
+    assert make_run(
+        ema__decay=0.9, ema__warmup=False, total_steps=4
+    ).stale_average() == pytest.approx(0.9**4)
+    assert make_run(ema__decay=0.9, ema__warmup=True).stale_average() == 0
+    assert make_run(ema__decay=0.0).stale_average() == 0
+
+
+def test_the_data_are_opened_once(monkeypatch):
+    opened = []
+    real = pipeline.open_source
+    monkeypatch.setattr(
+        pipeline, "open_source", lambda spec, *rest: opened.append(spec) or real(spec, *rest)
+    )
+    run = make_run()
+    assert re.search(r", \d+ images of 10 classes; evaluated on tfds:", run.describe_data())
+    run.train_iterator()
+    assert len(run.eval_batches) > 0
+    assert len(opened) == 2

@@ -9,26 +9,40 @@ from evovit_jax import workdir
 from evovit_jax.errors import UserError
 
 
+def keep(path, config):
+    with workdir.kept(path, config) as changes:
+        return changes
+
+
 def test_what_changed_is_said(tmp_path):
     path = tmp_path / "a" / "b"
-    assert workdir.prepare(path, tiny_config()) == []
+    assert keep(path, tiny_config()) == []
     assert json.loads((path / workdir.FILE).read_text())["model"]["embed_dim"] == 16
-    assert workdir.prepare(path, tiny_config()) == []
+    assert keep(path, tiny_config()) == []
     changed = tiny_config(total_steps=3, optim__learning_rate=1.0, optim__clip_norm=2.0)
-    assert set(workdir.prepare(path, changed)) == {
+    assert set(keep(path, changed)) == {
         "total_steps: 2 -> 3",
         "optim.learning_rate: 0.001 -> 1.0",
         "optim.clip_norm: 0.0 -> 2.0",
     }
+    assert [file.name for file in path.iterdir()] == [workdir.FILE]
+
+
+def test_a_start_that_is_refused_leaves_the_config(tmp_path):
+    keep(tmp_path, tiny_config())
+    with pytest.raises(UserError, match="no"), workdir.kept(tmp_path, tiny_config(seed=5)):
+        raise UserError("no")
+    assert json.loads((tmp_path / workdir.FILE).read_text())["seed"] == 0
+    assert [file.name for file in tmp_path.iterdir()] == [workdir.FILE]
 
 
 def test_a_config_cut_short_is_written_again(tmp_path):
     (tmp_path / workdir.FILE).write_text('{"mod')
-    assert workdir.prepare(tmp_path, tiny_config()) == []
+    assert keep(tmp_path, tiny_config()) == []
     assert json.loads((tmp_path / workdir.FILE).read_text())["seed"] == 0
 
 
 def test_what_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"the work directory .* cannot be written"):
-        workdir.prepare(tmp_path / "file" / "x", tiny_config())
+        keep(tmp_path / "file" / "x", tiny_config())

@@ -1,0 +1,65 @@
+"""Weights that a run starts from or learns from: what loading adapts is said, or refused."""
+
+from typing import Any
+
+import jax
+from flax import nnx
+
+from evovit_jax.convert import load_weights
+from evovit_jax.convert.transfer import HEADS_KEPT
+from evovit_jax.errors import UserError
+from evovit_jax.state import Skeleton, Variables
+
+
+def load(
+    model: nnx.Module, path: str, *, allow_missing: bool | str = False, teaches: bool = False
+) -> tuple[Variables, Variables]:
+    """The parameters and statistics of `model`, changed in place, with the weights at `path`.
+
+    A run's steps are compiled for the network of its config. Weights that make another of it
+    (folded batch norm, a reducer's setting) are refused, since the run would not be what
+    `evaluate` sees of them.
+
+    Args:
+      model: with the fields of the run's config.
+      path: as `load_weights` takes it.
+      allow_missing: likewise.
+      teaches: whether its logits are learned from, so that untrained heads will not do.
+
+    Raises:
+      UserError: the weights do not fit, or not as they are.
+    """
+    names, fields = _names(model), _fields(model)
+    notes = load_weights(model, path, allow_missing=allow_missing)
+    for note in notes:
+        if jax.process_index() == 0:
+            print(f"{path}: {note}", flush=True)
+    if teaches and any(HEADS_KEPT in note for note in notes):
+        raise UserError(
+            f"the teacher's weights {path} are for other classes than the data; train the teacher "
+            "on this data first, and give that run's work directory"
+        )
+    if _names(model) != names:
+        raise UserError(
+            f"{path} has batch norms folded into the layers beside them, which a training needs; "
+            "give the weights before folding"
+        )
+    changed = {k: v for k, v in _fields(model).items() if fields[k] != v}
+    if changed:
+        said = ",".join(f"{name}={str(value).lower()}" for name, value in changed.items())
+        raise UserError(
+            f"{path} was trained with {said}; add it to the reduction "
+            f"(--config.reduction=NAME,...,{said})"
+        )
+    return Skeleton.variables(model)
+
+
+def _names(model: nnx.Module) -> set[str]:
+    params, stats = Skeleton.variables(model)
+    return {*params, *stats}
+
+
+def _fields(model: nnx.Module) -> dict[str, Any]:
+    """The settings of the model's reducer, if it has one."""
+    fields = getattr(getattr(model, "reducer", None), "fields", None)
+    return {} if fields is None else dict(vars(fields))

@@ -1,0 +1,100 @@
+"""The order of a run: what goes wrong costs nothing that was there, or was trained."""
+
+import json
+
+import jax
+import pytest
+from tiny import tiny_config
+
+from evovit_jax import checkpoint, convert, create_model, load_weights, train, workdir
+from evovit_jax.errors import UserError
+from evovit_jax.run import Run
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    monkeypatch.setattr(train, "Run", lambda config: Run(config, jax.devices()[:1]))
+
+
+def steps(path):
+    return sorted(int(p.name) for p in (path / checkpoint.FOLDER).glob("[0-9]*"))
+
+
+def test_what_cannot_be_evaluated_is_not_trained(tmp_path):
+    with pytest.raises(UserError, match="'/nowhere' does not exist"):
+        train.train_and_evaluate(tiny_config(eval_data="folder:/nowhere"), tmp_path)
+    assert not (tmp_path / workdir.FILE).exists()
+
+
+def test_an_evaluation_that_fails_keeps_what_was_trained(tmp_path, monkeypatch, capsys):
+    config = tiny_config(total_steps=3, checkpoint_steps=3, eval_steps=2)
+
+    def fail(self, state):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "evaluate", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            train.train_and_evaluate(config, tmp_path)
+    assert steps(tmp_path) == [2]
+    result = train.train_and_evaluate(config, tmp_path)
+    out = capsys.readouterr().out
+    assert "restored step 2" in out
+    assert "step 2/3  val_top1" in out  # what was due is made up for
+    assert result.summary["step"] == 3
+
+
+def test_a_start_that_is_refused_leaves_the_run_as_it_was(tmp_path):
+    train.train_and_evaluate(tiny_config(), tmp_path)
+    before = (tmp_path / workdir.FILE).read_text()
+    with pytest.raises(UserError, match="another architecture"):
+        train.train_and_evaluate(tiny_config(model__embed_dim=32), tmp_path)
+    assert (tmp_path / workdir.FILE).read_text() == before
+    assert json.loads(before)["model"]["embed_dim"] == 16
+    other = tmp_path / "other"
+    with pytest.raises(UserError, match="no such file"):
+        train.train_and_evaluate(tiny_config(init_weights=str(tmp_path / "no.pth")), other)
+    assert not (other / workdir.FILE).exists()
+
+
+def test_an_average_of_little_else_than_the_start_is_said(tmp_path, capsys):
+    train.train_and_evaluate(tiny_config(ema__decay=0.999, ema__warmup=False), tmp_path)
+    assert "will still hold 100% of the first values" in capsys.readouterr().out
+
+
+def test_a_teacher_of_other_classes_is_refused(tmp_path):
+    small = {"embed_dim": 16, "depth": 3, "num_heads": 2, "image_size": 8, "patch_size": 2}
+    path = str(tmp_path / "dense.pth")
+    convert.save_weights(create_model("deit_tiny_patch16_224", num_classes=20, **small), path)
+    config = tiny_config(
+        model__name="deit_tiny_patch16_224", reduction="dynamicvit,locations=1", init_weights=path
+    )
+    config.update_from_flattened_dict(
+        {"distill.kind": "self", "distill.teacher_weights": "", "init_allow_missing": "reducer/.*"}
+    )
+    with pytest.raises(UserError, match="are for other classes than the data; train the teacher"):
+        train.train_and_evaluate(config, tmp_path / "run")
+
+
+def test_weights_of_a_run_bring_its_settings(tmp_path):
+    config = tiny_config(reduction="evo,representative_token=false")
+    train.train_and_evaluate(config, tmp_path)
+    fields = {k: v for k, v in config.model.items() if k != "name" and v is not None}
+    for path in (tmp_path, tmp_path / checkpoint.FOLDER, tmp_path / checkpoint.FOLDER / "2"):
+        model = create_model(config.model.name, "evo", **fields | {"num_classes": 10})
+        notes = load_weights(model, path)
+        assert "set what these weights were trained with: representative_token=False" in notes
+        assert model.reducer.fields.representative_token is False
+
+
+def test_a_reduction_goes_on_from_a_dense_run(tmp_path):
+    train.train_and_evaluate(tiny_config(reduction="none"), tmp_path / "dense")
+    config = tiny_config(
+        "deit_s_dynamicvit.py",
+        init_weights=str(tmp_path / "dense"),
+        model__name="evo_deit_tiny_patch16_224",
+        reduction="dynamicvit,locations=1",
+        distill__teacher_weights="",
+    )
+    result = train.train_and_evaluate(config, tmp_path / "reduced")
+    assert result.summary["step"] == 2
