@@ -5,6 +5,7 @@ the shape of every array, and a checksum of every array's bits. Orbax writes it 
 the newest `keep` and the `keep_best` of the best evaluated top-1 stay.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -45,7 +46,8 @@ def _may_pass(error: Exception, folder: epath.Path) -> bool:
     """Whether a checkpoint of `folder` that could not be read may be whole."""
     if isinstance(error, MemoryError):
         return True
-    if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+    missing = FileNotFoundError | IsADirectoryError | NotADirectoryError
+    if isinstance(error, OSError) and not isinstance(error, missing):
         return True
     return PASSING.search(str(error).replace(str(folder), "")) is not None
 
@@ -55,6 +57,7 @@ class Checkpointer:
 
     def __init__(self, workdir: epath.PathLike, *, keep: int = 1, keep_best: int = 0):
         self.folder = locate(workdir) / FOLDER
+        _mend_metrics(self.folder)
         policies = [managers.LatestN(max(1, keep))]
         if keep_best:
             policies.append(managers.BestN(get_metric_fn=_metric, n=keep_best))
@@ -168,6 +171,19 @@ class Checkpointer:
     def close(self) -> None:
         """Waits and lets go of the folder."""
         self._manager.close()
+
+
+def _mend_metrics(folder: epath.Path) -> None:
+    """Lets checkpoints with damaged metrics count as not evaluated; Orbax could read none then."""
+    if jax.process_index() == 0 and folder.is_dir():
+        for path in folder.glob("[0-9]*/metrics/metrics"):
+            try:
+                json.loads(path.read_text())
+            except ValueError:
+                print(f"the metrics in {path} are damaged: that step counts as not evaluated")
+                path.write_text(json.dumps({METRIC: UNEVALUATED}))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("metrics of the checkpoints looked at")
 
 
 def _metric(metrics: Mapping[str, float]) -> float:

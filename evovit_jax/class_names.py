@@ -39,7 +39,7 @@ def class_names(count: int, *, file: str | None = None, weights: str | None = No
             names = list(open_source(run["data"], "train", run.get("data_dir", "")).class_names)
         except UserError:  # the data is elsewhere; the classes have no names then
             return numbers
-        return names if len(names) == count else numbers
+        return names + numbers[len(names) :] if len(names) <= count else numbers
     if count == 1000:
         return (resources.files("evovit_jax") / IMAGENET).read_text().splitlines()
     return numbers

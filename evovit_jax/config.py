@@ -26,7 +26,7 @@ from evovit_jax import durations
 from evovit_jax.errors import UserError, suggestion
 from evovit_jax.smoke import smoke
 
-# A flag that changes a field: --config.batch_size=128, --config.mean[0]=0.5.
+# A flag that changes a field: --config.batch_size=128.
 OVERRIDE = re.compile(r"--?config\.([\w.\[\]]+)(?:=|$)")
 CONFIG = re.compile(r"--?config=(.*)")
 
@@ -294,6 +294,8 @@ def _value(config: ConfigDict, name: str) -> Any:
 
 
 def _is_in(value: Any, interval: str) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
     low, high = map(float, interval[1:-1].split(","))
     above = value >= low if interval[0] == "[" else value > low
     return above and (value <= high if interval[-1] == "]" else value < high)
@@ -341,10 +343,15 @@ def from_flags(
     overrides = [found[1] for found in map(OVERRIDE.match, argv) if found]
     # Loaded here first, for ml_collections reports what is wrong with a recipe as a traceback.
     for spec in (found[1] for found in map(CONFIG.match, argv) if found):
-        known = field_names(load(spec))
+        recipe = load(spec)
+        known = field_names(recipe)
         for field in overrides:
-            if field.partition("[")[0] not in known:
+            name, bracket, _ = field.partition("[")
+            if name not in known:
                 raise UserError(f"unknown field config.{field}; {_field_hint(field, known)}")
+            if bracket:  # tuples, which have no members to assign to
+                value = f"{_value(recipe, name)}".replace(" ", "")
+                raise UserError(f'config.{name} is given whole: --config.{name}="{value}"')
     try:
         values(list(argv))
         for name in required:

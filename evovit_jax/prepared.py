@@ -16,12 +16,13 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from evovit_jax.convert import load_weights
+from evovit_jax.convert.transfer import TRAINED_SETTINGS
 from evovit_jax.convert.weights import find_folder
 from evovit_jax.data import transforms
 from evovit_jax.data.decode import Picture
 from evovit_jax.errors import UserError
 from evovit_jax.models import EvalTransform, create_model, model_entry
-from evovit_jax.reduction import describe
+from evovit_jax.reduction import describe, parse
 
 RUN_CONFIG = "config.json"
 # What of a run's config is read here; other programs have a config.json too.
@@ -113,7 +114,19 @@ def prepare(
     notes = [RANDOM_WEIGHTS]
     if weights:
         notes = load_weights(made, weights, allow_missing=allow_missing)
+        _check_settings(made, reduction, weights)
     return Prepared(name, describe(reduction), made, transform, weights, tuple(notes))
+
+
+def _check_settings(model: nnx.Module, spec: str, weights: str) -> None:
+    """Refuses weights that have changed what the reduction's specification says."""
+    for name, value in parse(spec)[1].items():
+        found = getattr(model.reducer.fields, name)
+        if name in TRAINED_SETTINGS and found != value:
+            raise UserError(
+                f"{weights} was trained with {name}={str(found).lower()}: "
+                f"leave {name} out of the reduction"
+            )
 
 
 def _check_given(weights: str | None, resize: int | None, crop_fraction: float | None) -> None:

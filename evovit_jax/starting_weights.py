@@ -47,6 +47,8 @@ def load(
     changed = {k: v for k, v in _fields(model).items() if fields[k] != v}
     if changed:
         said = ",".join(f"{name}={str(value).lower()}" for name, value in changed.items())
+        if teaches:
+            raise UserError(f"{path} was trained with {said}, which no teacher here is made with")
         raise UserError(
             f"{path} was trained with {said}; add it to the reduction "
             f"(--config.reduction=NAME,...,{said})"

@@ -69,21 +69,22 @@ class Loop:
     ):
         self.run, self.workdir = run, workdir
         self.checkpoints, self.preemption = checkpoints, preemption
+        self.profiler = Profiler(run.config.profile_steps, workdir)
         self.data = run.train_iterator()
         say(run.describe_data())
         restored = checkpoints.restore(run.like)
         if restored is None:
             self.restored, self.state = None, run.fresh_state()
-            _ = run.teacher_values  # what does not fit is said before anything is trained
         else:
             self.state, data_state = restored
             self.data.set_state(data_state)
             self.restored = int(self.state.step)
             say(f"restored step {self.restored}")
+        if (self.restored or 0) < run.total:
+            _ = run.teacher_values  # what does not fit is said before anything is written
         self.writer = MetricWriter(workdir, self.restored)
         self.pace = Pace(run.config.batch_size)
         self.cost, self.wait = Cost(run), InputWait()
-        self.profiler = Profiler(run.config.profile_steps, workdir)
         self.evaluated: tuple[int, dict[str, float]] | None = None
 
     def go(self) -> Result:

@@ -205,6 +205,7 @@ def test_no_checkpoint_to_load(tmp_path):
         (ValueError("UNAVAILABLE: 503 from the object store"), True),
         (MemoryError(), True),
         (FileNotFoundError(2, "No such file"), False),
+        (IsADirectoryError(21, "Is a directory"), False),
         (ValueError("DATA_LOSS: the chunk is too short"), False),
     ],
 )
@@ -240,3 +241,15 @@ def test_damaged_twice_at_the_same_step(tmp_path):
         Checkpointer(tmp_path).restore(like(make_state()))
     names = {path.name for path in (tmp_path / checkpoint.FOLDER).iterdir()}
     assert {"1", "damaged_2", "damaged_2_2"} <= names
+
+
+@pytest.mark.parametrize("damaged", [b'{"val', b"\xff\xfe\x00"])
+def test_damaged_metrics_count_as_no_evaluation(tmp_path, capsys, damaged):
+    save(tmp_path, 1, 2, keep=2, keep_best=1, metrics={1: 50.0, 2: 90.0}).close()
+    (tmp_path / checkpoint.FOLDER / "2" / "metrics" / "metrics").write_bytes(damaged)
+    checkpointer = Checkpointer(tmp_path, keep=1, keep_best=1)
+    assert "that step counts as not evaluated" in capsys.readouterr().out
+    same(checkpointer.restore(like(make_state()))[0], make_state(2))
+    checkpointer.save(3, make_state(3), {}, {"val_top1": 10.0})
+    checkpointer.close()
+    assert kept(tmp_path) == [1, 3]  # the best of those that are known, and the newest

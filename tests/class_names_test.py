@@ -1,7 +1,10 @@
 """What classes are called."""
 
 import pytest
+from PIL import Image
+from tiny import tiny_config
 
+from evovit_jax import workdir
 from evovit_jax.class_names import class_names
 from evovit_jax.errors import UserError
 
@@ -23,3 +26,15 @@ def test_names_of_other_classes(tmp_path):
         class_names(3, file=str(file))
     with pytest.raises(UserError, match="cannot read class names"):
         class_names(3, file=str(tmp_path / "none.txt"))
+
+
+def test_a_run_with_more_classes_than_its_data_has_the_names_that_there_are(tmp_path):
+    for name in ("ant", "bee"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "data" / name / "x.png")
+    config = tiny_config(data=f"folder:{tmp_path / 'data'}")
+    with workdir.kept(tmp_path / "run", config):
+        pass
+    weights = str(tmp_path / "run")
+    assert class_names(4, weights=weights) == ["ant", "bee", "class 2", "class 3"]
+    assert class_names(1, weights=weights) == ["class 0"]

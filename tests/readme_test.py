@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
     names = [
         f"{part}/{kind}/{i}.jpg"
         for part in ("photos", "train", "val")
-        for kind in "ab"
+        for kind in ("goldfish", "tench")
         for i in range(8 if part == "train" else 2)
     ]
     for name in [*names, "photo.jpg"]:

@@ -8,6 +8,7 @@ from tiny import tiny_config
 
 from evovit_jax import checkpoint, convert, create_model, load_weights, train, workdir
 from evovit_jax.errors import UserError
+from evovit_jax.prepared import prepare
 from evovit_jax.run import Run
 
 
@@ -98,3 +99,32 @@ def test_a_reduction_goes_on_from_a_dense_run(tmp_path):
     )
     result = train.train_and_evaluate(config, tmp_path / "reduced")
     assert result.summary["step"] == 2
+
+
+def test_a_typo_in_a_resumed_run_changes_nothing(tmp_path):
+    fields = {
+        "reduction": "none",
+        "distill__kind": "hard",
+        "distill__teacher": "regnety_160,stem_width=8,widths=8:16,depth=1:1,group_width=8",
+        "distill__teacher_weights": "random",
+    }
+    train.train_and_evaluate(tiny_config(**fields), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.json*")}
+    assert len(before) == 2
+    typos = {"profile_steps": "10"}, {"distill__teacher_weights": str(tmp_path / "typo")}
+    for typo, message in zip(typos, ("say FIRST:END", "no such file"), strict=True):
+        with pytest.raises(UserError, match=message):
+            train.train_and_evaluate(tiny_config(**fields | typo, total_steps=4), tmp_path)
+        assert {path: path.read_bytes() for path in tmp_path.glob("*.json*")} == before
+
+
+def test_a_restored_run_shows_what_it_was_told_on_purpose(tmp_path):
+    train.train_and_evaluate(tiny_config(), tmp_path)
+    found = prepare(weights=str(tmp_path), reduction="evo,representative_token=false")
+    assert found.model.reducer.fields.representative_token is False
+    assert any("kept as the model was made" in note for note in found.notes)
+    other = tmp_path / "without"
+    train.train_and_evaluate(tiny_config(reduction="evo,representative_token=false"), other)
+    assert prepare(weights=str(other)).model.reducer.fields.representative_token is False
+    with pytest.raises(UserError, match="trained with representative_token=false: leave"):
+        prepare(weights=str(other), reduction="evo,representative_token=true")

@@ -207,13 +207,24 @@ def _set(model: nnx.Module, held: dict[str, nnx.Variable], new: dict[str, np.nda
 
 def _apply_settings(model: nnx.Module, scheme: Scheme) -> list[str]:
     fields = getattr(getattr(model, "reducer", None), "fields", None)
-    changes = {
+    others = {
         name: value
         for name, value in scheme.trained_with.items()
         if hasattr(fields, name) and getattr(fields, name) != value
     }
-    if not changes:
-        return []
-    model.reducer.fields = dataclasses.replace(fields, **changes)
-    said = ", ".join(f"{name}={value}" for name, value in changes.items())
-    return [f"set what these weights were trained with: {said}"]
+    # What the model was made with on purpose, an ablation, stays.
+    changes = {name: value for name, value in others.items() if _is_default(fields, name)}
+    notes = []
+    if changes:
+        model.reducer.fields = dataclasses.replace(fields, **changes)
+        said = ", ".join(f"{name}={value}" for name, value in changes.items())
+        notes.append(f"set what these weights were trained with: {said}")
+    if len(others) > len(changes):
+        said = ", ".join(f"{name}={others[name]}" for name in others if name not in changes)
+        notes.append(f"kept as the model was made, though these weights were trained with {said}")
+    return notes
+
+
+def _is_default(fields: object, name: str) -> bool:
+    defaults = {field.name: field.default for field in dataclasses.fields(fields)}
+    return getattr(fields, name) == defaults[name]

@@ -98,7 +98,7 @@ class _Pillow:
             if image.mode.startswith("I;16"):  # Pillow would cut every value off at 255
                 return (np.asarray(image) >> 8).astype(np.uint8)
             if image.mode in ("I", "F"):
-                raise UnreadableImage("its values are 32-bit: store it with 8 or 16 bits")
+                raise UnreadableImage("the range of its values is unknown: store it with 8 bits")
             if image.mode == "P" and "transparency" in image.info:
                 image = image.convert("RGBA")
             return np.asarray(image if image.mode in ("RGB", "L") else image.convert("RGB"))

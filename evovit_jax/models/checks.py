@@ -6,7 +6,7 @@ from typing import Any
 from evovit_jax.errors import UserError
 from evovit_jax.models.layers import REMAT_POLICIES
 
-COUNTS = ("image_size", "patch_size", "in_channels", "num_classes", "embed_dim", "num_heads",
+COUNTS = ("image_size", "patch_size", "in_channels", "embed_dim", "num_heads",
           "key_dim", "depth", "stem_width", "widths", "group_width")  # fmt: skip
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "pool": ("token", "avg"),
@@ -20,8 +20,8 @@ def check_fields(config: Any) -> None:
     """Checks the fields of a model's `Config` that mean the same in all of them.
 
     Raises:
-      UserError: a count is not a whole number from 1, a choice is unknown, or stochastic depth is
-        outside [0, 1).
+      UserError: a count is not a whole number from 1 (classes: from 0), a choice is unknown, or
+        stochastic depth is outside [0, 1).
     """
     for name, known in CHOICES.items():
         value = getattr(config, name, known[0])
@@ -30,8 +30,14 @@ def check_fields(config: Any) -> None:
     for name in COUNTS:
         value = getattr(config, name, 1)
         for count in value if isinstance(value, tuple) else (value,):
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            if not _is_whole(count) or count < 1:
                 raise UserError(f"{name} must be a whole number from 1, got {value!r}")
+    if not _is_whole(config.num_classes) or config.num_classes < 0:
+        raise UserError(f"num_classes must be a whole number from 0, got {config.num_classes!r}")
     rate = getattr(config, "drop_path_rate", 0.0)
     if not 0 <= rate < 1:
         raise UserError(f"drop_path_rate must be in [0, 1), got {rate}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -10,6 +10,7 @@ from flax import nnx
 
 from evovit_jax.errors import UserError, suggestion
 from evovit_jax.models.keys import InitKeys
+from evovit_jax.reduction.field_types import plain
 
 # Modules of this package with a table `MODELS: dict[str, Entry]`; one backbone a file.
 MODULES = ("augreg", "deit", "deit3", "levit", "lvvit", "regnet")
@@ -137,7 +138,7 @@ def create_model(
                 f"model {name} has no field {field!r}; {suggestion(field, list(defaults))}"
             )
         if value is not None:
-            given[field] = tuple(value) if isinstance(value, list) else value
+            given[field] = plain(value)
             if isinstance(defaults[field], tuple) and not isinstance(given[field], tuple):
                 raise UserError(f"{field} of {name} is a list, a number for each stage")
     config = entry.model.Config(**{**entry.settings, **given})

@@ -13,6 +13,7 @@ Tokens keep raster order, so the source map is the identity between two slow pat
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -191,7 +192,13 @@ def representative_token(
 
 
 def shares(x: Float[Array, "b p"]) -> Float[Array, "b p"]:
-    """Each row over its sum, zeros where that is zero."""
+    """Each row, not negative, over its sum; zeros where that is zero.
+
+    The largest is made 1 first: the derivative squares the sum, which may be as small as softmax
+    gets.
+    """
+    largest = jax.lax.stop_gradient(x.max(axis=1, keepdims=True))
+    x = x / jnp.where(largest > 0, largest, 1.0)
     total = x.sum(axis=1, keepdims=True)
     return x / jnp.where(total > 0, total, 1.0)
 

@@ -46,7 +46,7 @@ def checked(owner: str, fields: type, given: Mapping[str, Any]) -> dict[str, Any
         if name not in known:
             hint = suggestion(str(name), known) if known else "it has none"
             raise UserError(f"{owner} has no field {name!r}; {hint}")
-        values[name] = value = _plain(value)
+        values[name] = value = plain(value)
         kinds = _members(hints.get(name, Any))
         if not any(_fits(value, kind) for kind in kinds):
             raise UserError(f"{owner}: {name} must be {_wanted(kinds)}, got {_shown(value)}")
@@ -61,10 +61,10 @@ def _hints(fields: type) -> dict[str, Any]:
         return {}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Python's own scalars and tuples, which hash and compare, so that they can be static."""
     if type(value) in (list, tuple):  # not a named tuple
-        return tuple(_plain(member) for member in value)
+        return tuple(plain(member) for member in value)
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -1,5 +1,7 @@
 """Fields that no network can be made with, in every family."""
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import evovit_jax
@@ -7,7 +9,7 @@ from evovit_jax.errors import UserError
 
 BAD = [
     ({"dtype": "bf16"}, r"dtype must be one of .*'bfloat16'.*, got 'bf16'"),
-    ({"num_classes": -1}, "num_classes must be a whole number from 1, got -1"),
+    ({"num_classes": -1}, "num_classes must be a whole number from 0, got -1"),
     ({"image_size": 0}, "image_size must be a whole number from 1, got 0"),
 ]
 TOKENS = [
@@ -29,6 +31,13 @@ def test_every_family(name, fields, message):
 def test_networks_of_tokens(name, fields, message):
     with pytest.raises(UserError, match=message):
         evovit_jax.create_model(name, **fields)
+
+
+def test_numpys_numbers_are_numbers_and_no_classes_are_allowed():
+    model = evovit_jax.create_model(
+        "deit_tiny_patch16_224", depth=np.int64(1), image_size=np.int32(32), num_classes=0
+    )
+    assert model(jnp.zeros((1, 32, 32, 3)))[0].shape == (1, 0)
 
 
 @pytest.mark.parametrize("name", ["num_heads", "patch_size", "depth", "embed_dim"])
