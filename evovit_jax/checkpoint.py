@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
 from evovit_jax import abandoned_reads
-from evovit_jax.errors import UserError
+from evovit_jax.errors import UserError, first_line
 from evovit_jax.state import TrainState, Variables
 from evovit_jax.workdir import locate
 
@@ -27,8 +27,6 @@ FOLDER = "checkpoints"
 METRIC = "val_top1"
 # The metric of a checkpoint without an evaluation: it is never the best while another has one.
 UNEVALUATED = -1.0
-
-
 # What storage or memory says that may be there again the next time, in the words of the system,
 # of TensorStore and of XLA. Files that are missing are damage: they do not come back.
 PASSING = re.compile(
@@ -122,7 +120,7 @@ class Checkpointer:
             except UserError:
                 raise
             except Exception as error:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+                reason = first_line(error, 200)
                 if _may_pass(error, self.folder):
                     raise UserError(
                         f"checkpoint {self.folder / str(step)} cannot be read now ({reason}); "

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from evovit_jax import durations, reduction
+from evovit_jax import durations
 from evovit_jax.errors import UserError
 from evovit_jax.models import model_entry
 
@@ -36,11 +36,7 @@ def plan(config: ConfigDict, *, total: int, examples: int) -> tuple[Phase, ...]:
     Raises:
       UserError: a schedule is given that the reduction has no field for.
     """
-    spec = config.reduction or model_entry(config.model.name).reduction
-    in_pyramid = isinstance(model_entry(config.model.name).model.Config.depth, tuple)
-    name, reducer, given = reduction.resolve(spec, in_pyramid=in_pyramid)
-    fields = {f.name: f.default for f in dataclasses.fields(reducer.Fields)}
-    fields.update(given)
+    name, reducer, fields = model_entry(config.model.name).reduction_fields(config.reduction)
 
     def duration(kind: str, needs: str) -> int | None:
         length = durations.steps(config, kind, examples)

@@ -18,7 +18,7 @@ import numpy as np
 from evovit_jax.convert.links import Tensors
 from evovit_jax.convert.pth import read_pth
 from evovit_jax.convert.write_pth import write_pth
-from evovit_jax.errors import UserError, some
+from evovit_jax.errors import UserError, first_line, some
 
 PTH = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 SUFFIXES = (*PTH, ".safetensors", ".npz")
@@ -128,12 +128,6 @@ def _read_npz(path: str) -> Tensors:
             return {name: found[name] for name in found.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
         raise UserError(f"{path} is damaged or no .npz file ({first_line(error)})") from None
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, as much as fits a line."""
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:120]
 
 
 def fetch(name: str) -> str:

@@ -20,7 +20,7 @@ from evovit_jax.convert import files
 from evovit_jax.convert.families import families_of, find_family
 from evovit_jax.convert.links import Scheme, Tensors, default_link, variables
 from evovit_jax.convert.transfer import TRAINED_SETTINGS, read_into, write_from
-from evovit_jax.errors import UserError
+from evovit_jax.errors import UserError, first_line
 from evovit_jax.models.norm import fold_in_place, fuse
 
 ABOUT = "evovit_jax.json"  # marks an export, and says what it is
@@ -112,7 +112,7 @@ def find_folder(path: str | os.PathLike) -> epath.Path | None:
         folder = workdir.locate(path)
         return folder if folder.is_dir() else None
     except Exception as error:  # the clients of object stores raise many kinds
-        raise UserError(f"weights {path} cannot be read ({files.first_line(error)})") from None
+        raise UserError(f"weights {path} cannot be read ({first_line(error)})") from None
 
 
 def save_weights(model: nnx.Module, path: str | os.PathLike, *, family: str | None = None) -> None:
@@ -182,25 +182,20 @@ def _read_directory(path: epath.Path) -> tuple[Tensors, dict[str, Any]]:
                 raise UserError(f"weights {path} are no run; give the file {path / name}") from None
         raise
     except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
-        reason = files.first_line(error)
+        reason = first_line(error)
         raise UserError(f"weights {path} are damaged or incomplete ({reason})") from None
 
 
 def _settings_of_run(path: epath.Path) -> dict[str, Any]:
     """What the run that `path` is (a part) of was trained with, of `TRAINED_SETTINGS`."""
-    from evovit_jax import reduction
     from evovit_jax.models import model_entry
 
     for folder in (path, path.parent, path.parent.parent):
         try:
             run = json.loads((folder / workdir.FILE).read_text())
-            entry = model_entry(run["model"]["name"])
-            in_pyramid = isinstance(entry.model.Config.depth, tuple)
-            spec = run["reduction"] or entry.reduction
-            _, reducer, given = reduction.resolve(spec, in_pyramid=in_pyramid)
+            trained = model_entry(run["model"]["name"]).reduction_fields(run["reduction"])[2]
         except (OSError, ValueError, KeyError, TypeError):  # none there, or somebody else's
             continue
-        trained = {f.name: f.default for f in dataclasses.fields(reducer.Fields)} | given
         return {name: trained[name] for name in TRAINED_SETTINGS if name in trained}
     return {}
 

@@ -10,6 +10,7 @@ from flax import nnx
 
 from evovit_jax.errors import UserError, suggestion
 from evovit_jax.models.keys import InitKeys
+from evovit_jax.reduction import Reducer, resolve
 from evovit_jax.reduction.field_types import plain
 
 # Modules of this package with a table `MODELS: dict[str, Entry]`; one backbone a file.
@@ -61,6 +62,22 @@ class Entry:
     transform: EvalTransform = EvalTransform()
     top1: float | None = None
     weights: str = ""
+
+    def reduction_fields(
+        self, spec: str | Mapping[str, Any] | None
+    ) -> tuple[str, type[Reducer], dict[str, Any]]:
+        """A reduction's name, its class in this model, and all fields, those not given by default.
+
+        Args:
+          spec: as `--reduction` takes it; "" or None for the model's own.
+
+        Raises:
+          UserError: for an unknown method or field, or a value of another type.
+        """
+        in_pyramid = isinstance(self.model.Config.depth, tuple)
+        name, reducer, given = resolve(spec or self.reduction, in_pyramid=in_pyramid)
+        defaults = {field.name: field.default for field in dataclasses.fields(reducer.Fields)}
+        return name, reducer, defaults | given
 
 
 def model_table() -> dict[str, Entry]:
