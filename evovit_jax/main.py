@@ -32,15 +32,16 @@ def main() -> int:
     config = config_lib.from_flags(FLAGS, sys.argv, ("config",))
     # Imported late: a wrong flag should not wait for it, and processes join before JAX starts.
     if FLAGS.plan:
-        from evovit_jax import plan
+        from evovit_jax.plan import memory
 
-        return plan.main(config, devices=FLAGS.devices, hbm_gib=FLAGS.hbm_gib, as_json=FLAGS.json)
+        return memory.main(config, devices=FLAGS.devices, hbm_gib=FLAGS.hbm_gib, as_json=FLAGS.json)
     if FLAGS.workdir is None:
         raise UserError("--workdir is required; --help shows all flags")
     with distributed.joined():
         import jax
 
-        from evovit_jax import cpu, preemption, train
+        from evovit_jax import preemption, train
+        from evovit_jax.hardware import cpu
 
         cpu.keep_memory()
         result = train.train_and_evaluate(config, FLAGS.workdir)

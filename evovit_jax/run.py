@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 import evovit_jax
 from evovit_jax import config as config_lib
 from evovit_jax import (
-    cpu,
     distillation,
     durations,
     losses,
@@ -27,6 +26,7 @@ from evovit_jax import (
 from evovit_jax.data import pipeline
 from evovit_jax.data.source import Source
 from evovit_jax.errors import UserError
+from evovit_jax.hardware import cpu
 from evovit_jax.inputs import Batch
 from evovit_jax.state import Skeleton, TrainState, new_state
 from evovit_jax.step import MEASURED, TrainStep, make_eval_step, new_meter

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from evovit_jax import accelerators, flops, phases
+from evovit_jax import flops, phases
+from evovit_jax.hardware import accelerators
 from evovit_jax.run import Run
 
 # Metrics that differ between two runs of the same training.

@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
-from evovit_jax import benchmark, benchmark_report, cases, flops, peak, peers
+from evovit_jax import benchmark, flops
+from evovit_jax.benchmarking import matmul_peak, own_models, rows, timm_models
+from evovit_jax.benchmarking import report as benchmark_report
 from evovit_jax.errors import UserError
 
 FIELDS = {
@@ -82,7 +84,7 @@ def test_what_cannot_be_measured_is_refused_in_one_line(flags, message):
 
 def test_an_output_that_cannot_be_written_ends_before_the_work(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(benchmark, "run", None)
+    monkeypatch.setattr(benchmark.rows, "run", None)
     with pytest.raises(UserError, match=r"cannot write to --output=.*: Not a directory"):
         benchmark.main([MODELS, f"--output={tmp_path}/file/out"])
 
@@ -90,7 +92,7 @@ def test_an_output_that_cannot_be_written_ends_before_the_work(tmp_path, monkeyp
 def test_the_output_may_be_under_the_home_directory(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     found = {"device": "cpu", "matmul_peak_gflops": None, "rows": []}
-    monkeypatch.setattr(benchmark, "run", lambda *_, **__: found)
+    monkeypatch.setattr(benchmark.rows, "run", lambda *_, **__: found)
     monkeypatch.setattr(benchmark_report, "table", lambda _: "a table")
     benchmark.main([MODELS, "--output=~/out"])
     assert (tmp_path / "out" / "benchmark.md").read_text() == "a table\n"
@@ -98,13 +100,15 @@ def test_the_output_may_be_under_the_home_directory(tmp_path, monkeypatch, capsy
 
 
 def test_a_missing_peer_names_the_extra(monkeypatch):
-    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'evovit_jax\[torch\]'"), peers.start():
+    monkeypatch.setattr(timm_models.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'evovit_jax\[torch\]'"), timm_models.start():
         pass
 
 
 def test_models_without_a_reduction_have_their_own():
-    assert cases.parse_models("evo_deit_tiny_patch16_224; deit_tiny_patch16_224 + tome,r=8") == [
+    assert own_models.parse_models(
+        "evo_deit_tiny_patch16_224; deit_tiny_patch16_224 + tome,r=8"
+    ) == [
         ("evo_deit_tiny_patch16_224", "evo"),
         ("deit_tiny_patch16_224", "tome,r=8"),
     ]
@@ -112,18 +116,18 @@ def test_models_without_a_reduction_have_their_own():
 
 def test_the_peak_is_measured_at_the_models_shapes():
     model = flops.abstract_model("evo_deit_small_patch16_224")
-    shapes = peak.matmul_shapes(model, 16)
+    shapes = matmul_peak.matmul_shapes(model, 16)
     assert {(3152, 384, 1152), (3152, 384, 1536), (1600, 384, 1152), (1600, 1536, 384)} < shapes
-    assert peak.largest(shapes, 1) == [(3152, 1536, 384)]
-    assert peak.operations((2, 3, 5)) == 60
-    assert peak.matmul((2, 3, 5), "float32")().shape == (2, 5)
+    assert matmul_peak.largest(shapes, 1) == [(3152, 1536, 384)]
+    assert matmul_peak.operations((2, 3, 5)) == 60
+    assert matmul_peak.matmul((2, 3, 5), "float32")().shape == (2, 5)
 
 
 @pytest.mark.parametrize(
     ("name", "size"), [("deit_tiny_patch16_224", 32), pytest.param("levit_128s", 64, id="levit")]
 )
 def test_a_training_step_trains(name, size):
-    case = cases.make(name, "none", batch_size=2, mode="train", image_size=size)
+    case = own_models.make(name, "none", batch_size=2, mode="train", image_size=size)
     assert case.operations > 2 * 2.5 * 2e9 * flops.gmacs(name, image_size=size)
     assert case.measure(2) > 0
 
@@ -157,10 +161,10 @@ for line in sys.stdin:
 @pytest.fixture
 def fake_timm(monkeypatch):
     """A child that answers as timm's would, without PyTorch."""
-    real = peers.subprocess.Popen
-    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: object())
+    real = timm_models.subprocess.Popen
+    monkeypatch.setattr(timm_models.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(
-        peers.subprocess, "Popen", lambda _, **k: real([sys.executable, "-c", CHILD], **k)
+        timm_models.subprocess, "Popen", lambda _, **k: real([sys.executable, "-c", CHILD], **k)
     )
 
 
@@ -168,7 +172,7 @@ def fake_timm(monkeypatch):
 def test_peers_are_rows_of_the_dense_model(fake_timm, capsys):
     benchmark.main([MODELS, *SMALL, "--batch_sizes=2", "--peers=timm", "--json"])
     rows = last_json(capsys.readouterr().out)["rows"]
-    assert [row["framework"] for row in rows] == ["evovit_jax"] * 2 + list(peers.VARIANTS)
+    assert [row["framework"] for row in rows] == ["evovit_jax"] * 2 + list(timm_models.VARIANTS)
     assert [row["reduction"] for row in rows[2:]] == ["none", "none"]
     assert rows[2]["images_per_second"] == 8
     assert rows[2]["gmacs"] == rows[0]["gmacs"]
@@ -176,7 +180,7 @@ def test_peers_are_rows_of_the_dense_model(fake_timm, capsys):
 
 
 def test_a_model_that_timm_has_not_has_no_row(fake_timm):
-    case = cases.Case(
+    case = own_models.Case(
         {
             "model": "evo_x",
             "batch_size": 1,
@@ -187,11 +191,11 @@ def test_a_model_that_timm_has_not_has_no_row(fake_timm):
         },
         lambda n: 1.0,
     )
-    with peers.start() as peer:
-        assert benchmark._peer_cases(peer, [case]) == []
+    with timm_models.start() as peer:
+        assert rows._peer_cases(peer, [case]) == []
 
 
 def test_a_child_that_ends_is_an_error(fake_timm, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "CHILD", "")
-    with peers.start() as peer, pytest.raises(UserError, match="ended without an answer"):
+    with timm_models.start() as peer, pytest.raises(UserError, match="ended without an answer"):
         peer.make(model="deit")

@@ -6,7 +6,8 @@ import jax
 import pytest
 from tiny import tiny_config
 
-from evovit_jax import accelerators, flops, metrics, speed, train
+from evovit_jax import flops, metrics, speed, train
+from evovit_jax.hardware import accelerators
 from evovit_jax.run import Run
 
 # One phase, two lines of metrics.

@@ -14,7 +14,7 @@ import random
 import numpy as np
 from PIL import Image
 
-from evovit_jax.data.peers import import_timm
+from evovit_jax.benchmarking.pipeline_processes import import_timm
 
 DRAWS, SIZE = 2000, 64
 AREA_BINS = np.linspace(0.0, 1.0, 11)

@@ -11,9 +11,10 @@ import jax
 import pytest
 from tiny import tiny_config, tiny_flags
 
-from evovit_jax import plan, plan_report
-from evovit_jax.collectives import Collective
 from evovit_jax.errors import UserError
+from evovit_jax.plan import memory
+from evovit_jax.plan import report as plan_report
+from evovit_jax.plan.collectives import Collective
 from evovit_jax.run import Run
 
 KEYS = {
@@ -56,7 +57,7 @@ def check_formula(found, shapes, fsdp):
 @pytest.mark.parametrize("fsdp", [1, 4])
 def test_the_state_is_what_the_formula_says(fsdp):
     config = tiny_config(mesh__fsdp=fsdp, ema__decay=0.99)
-    made = plan.make(config, jax.devices())
+    made = memory.make(config, jax.devices())
     shapes = [leaf.shape for leaf in Run(config).like.params.values()]
     check_formula(json.loads(plan_report.as_json(made, None)), shapes, fsdp)
     assert made.mesh == {"data": 8 // fsdp, "fsdp": fsdp}
@@ -66,7 +67,7 @@ def test_the_state_is_what_the_formula_says(fsdp):
 
 def test_data_parallelism_adds_up_every_gradient_once():
     config = tiny_config(accumulate=1)
-    made = plan.make(config, jax.devices())
+    made = memory.make(config, jax.devices())
     gradients = made.param_bytes_per_device
     assert set(made.collectives) == {"all-reduce"}
     reduced = made.collectives["all-reduce"]
@@ -78,7 +79,7 @@ def test_data_parallelism_adds_up_every_gradient_once():
 def test_remat_and_accumulation_need_less():
     def activations(**fields):
         config = tiny_config(batch_size=64, model__depth=4, model__image_size=16, **fields)
-        return plan.make(config, jax.devices()[:1]).activation_bytes_per_device
+        return memory.make(config, jax.devices()[:1]).activation_bytes_per_device
 
     plain = activations()
     assert activations(model__remat="full") < 0.5 * plain
@@ -86,20 +87,20 @@ def test_remat_and_accumulation_need_less():
 
 
 def test_no_average_takes_no_memory():
-    made = plan.make(tiny_config(ema__decay=0.0), jax.devices())
+    made = memory.make(tiny_config(ema__decay=0.0), jax.devices())
     assert made.ema_bytes_per_device == 0
 
 
 def test_a_data_set_that_is_not_there_has_its_classes(tmp_path):
     config = tiny_config(data="tfds:imagenet2012", data_dir=str(tmp_path))
-    assert plan.num_classes(config) == 1000
+    assert memory.num_classes(config) == 1000
     assert not list(tmp_path.iterdir())
 
 
 def test_classes_that_nobody_knows(tmp_path):
     config = tiny_config(data="tfds:no_such_set", data_dir=str(tmp_path))
     with pytest.raises(UserError, match=r"set model\.num_classes"):
-        plan.num_classes(config)
+        memory.num_classes(config)
 
 
 def example(**changes):
@@ -147,7 +148,7 @@ def command(*flags):
         capture_output=True,
         text=True,
         env=environ,
-        cwd=pathlib.Path(__file__).parents[1],
+        cwd=pathlib.Path(__file__).parents[2],
         timeout=300,
         check=False,
     )
@@ -163,7 +164,7 @@ def test_the_command_wants_a_number_of_devices():
 
 @pytest.mark.slow
 def test_64_devices_compile_evo_deit_s():
-    recipe = f"--config={pathlib.Path(__file__).parents[1] / 'configs' / 'digits_evo.py'}"
+    recipe = f"--config={pathlib.Path(__file__).parents[2] / 'configs' / 'digits_evo.py'}"
     fields = [f"--config.{name}={value}" for name, value in DEIT_S.items()]
     flags = ["--plan", "--devices=64", "--hbm_gib=16", "--json", "--config.mesh.fsdp=8"]
     done = command(recipe, *fields, *flags)

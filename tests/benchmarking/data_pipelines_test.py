@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evovit_jax import benchmark_data
+from evovit_jax.benchmarking import data_pipelines
 from evovit_jax.errors import UserError
 
 
@@ -21,8 +21,8 @@ def pictures(tmp_path):
 
 
 def test_rows_and_table(pictures, monkeypatch):
-    monkeypatch.setattr(benchmark_data, "SETTLE", 0.1)
-    rows = benchmark_data.run(pictures, batch_size=8, image_size=32, cores=1, rounds=2, seconds=0.2)
+    monkeypatch.setattr(data_pipelines, "SETTLE", 0.1)
+    rows = data_pipelines.run(pictures, batch_size=8, image_size=32, cores=1, rounds=2, seconds=0.2)
     assert [(row["framework"], row["recipe"]) for row in rows] == [
         ("evovit_jax", "crop"),
         ("evovit_jax", "full"),
@@ -33,33 +33,33 @@ def test_rows_and_table(pictures, monkeypatch):
         assert row["images_per_second"] == row["images_per_second_per_core"] > 0
         assert row["images_per_cpu_second"] > 0
         assert row["ratio"] == row["cpu_ratio"] == 1
-    table = benchmark_data.format_table(rows).splitlines()
+    table = data_pipelines.format_table(rows).splitlines()
     assert len(table) == 4
     assert table[2].startswith("| evovit_jax | crop | ")
 
 
 def test_what_is_refused(pictures, tmp_path):
     with pytest.raises(UserError, match="unknown peer 'tensorflow'"):
-        benchmark_data.run(pictures, peers=["tensorflow"])
+        data_pipelines.run(pictures, peers=["tensorflow"])
     with pytest.raises(UserError, match="holds no JPEG files"):
-        benchmark_data.run("tfds:digits:test[:5]", data_dir=str(tmp_path / "tfds"))
+        data_pipelines.run("tfds:digits:test[:5]", data_dir=str(tmp_path / "tfds"))
 
 
 @pytest.mark.parametrize("peer", ["tf", "torch"])
 def test_a_peer_that_is_not_installed_says_how_to_install_it(pictures, peer, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=rf"pip install 'evovit_jax\[{peer}\]'"):
-        benchmark_data.run(pictures, peers=[peer])
+        data_pipelines.run(pictures, peers=[peer])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("peer", ["tf", "torch"])
 def test_beside_a_peer(pictures, peer):
-    for module in benchmark_data.MODULES[peer]:
+    for module in data_pipelines.MODULES[peer]:
         pytest.importorskip(module)
-    rows = benchmark_data.run(
+    rows = data_pipelines.run(
         pictures, peers=[peer], batch_size=8, image_size=32, cores=1, rounds=1, seconds=0.2
     )
-    framework, recipes = benchmark_data.PEERS[peer]
+    framework, recipes = data_pipelines.PEERS[peer]
     assert [row["recipe"] for row in rows if row["framework"] == framework] == list(recipes)
     assert all(row["ratio"] > 0 for row in rows)

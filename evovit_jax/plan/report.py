@@ -3,7 +3,8 @@
 import dataclasses
 import json
 
-from evovit_jax import accelerators, collectives
+from evovit_jax.hardware import accelerators
+from evovit_jax.plan import collectives
 
 MIB = 2**20
 

@@ -1,8 +1,9 @@
 """The training pipelines that are measured side by side: this library's, tf.data's, PyTorch's.
 
-Each runs in a process of its own (`python -m evovit_jax.data.peers JSON`), so that no library's
-threads or forks meet another's. It makes batches only while it is told to measure: a line with a
-number of seconds on its standard input, a line of JSON on its standard output.
+Each runs in a process of its own (`python -m evovit_jax.benchmarking.pipeline_processes JSON`), so
+that no library's threads or forks meet another's. It makes batches only while it is told to
+measure: a line with a number of seconds on its standard input, a line of JSON on its standard
+output.
 """
 
 import contextlib

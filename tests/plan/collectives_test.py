@@ -2,8 +2,8 @@
 
 import pytest
 
-from evovit_jax import collectives
-from evovit_jax.collectives import Collective
+from evovit_jax.plan import collectives
+from evovit_jax.plan.collectives import Collective
 
 PROGRAM = """HloModule m
 

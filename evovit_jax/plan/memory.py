@@ -12,10 +12,13 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from evovit_jax import collectives, cpu, phases, plan_report, sharding
+from evovit_jax import phases, sharding
 from evovit_jax.data import pipeline
 from evovit_jax.errors import UserError
-from evovit_jax.plan_report import Plan
+from evovit_jax.hardware import cpu
+from evovit_jax.plan import collectives
+from evovit_jax.plan import report as plan_report
+from evovit_jax.plan.report import Plan
 from evovit_jax.run import Run
 
 # Images of an epoch: the length of a run does not change its steps, so data need not be at hand.

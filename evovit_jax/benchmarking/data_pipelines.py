@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from evovit_jax import child
+from evovit_jax.benchmarking import child_process
 from evovit_jax.data import workers
 from evovit_jax.data.source import Source, open_source
 from evovit_jax.errors import UserError, suggestion
@@ -157,7 +157,9 @@ def _files(source: Source) -> Iterator[dict[str, Any]]:
 @contextlib.contextmanager
 def _child(settings: dict[str, Any]) -> Iterator[subprocess.Popen]:
     """A process that holds one pipeline, waiting to be measured."""
-    with child.start("evovit_jax.data.peers", json.dumps(settings)) as process:
+    with child_process.start(
+        "evovit_jax.benchmarking.pipeline_processes", json.dumps(settings)
+    ) as process:
         _answer(process, settings["framework"])
         yield process
 

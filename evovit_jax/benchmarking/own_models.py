@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from evovit_jax import cpu, flops, inference, peak
+from evovit_jax import flops, inference
+from evovit_jax.benchmarking import matmul_peak
+from evovit_jax.benchmarking.timing import Measure, measure
 from evovit_jax.errors import UserError
+from evovit_jax.hardware import cpu
 from evovit_jax.models import create_model
 from evovit_jax.models.registry import model_entry
 from evovit_jax.reduction import describe
 from evovit_jax.state import Skeleton
-from evovit_jax.timing import Measure, measure
 
 MODES = ("inference", "train")
 
@@ -35,7 +37,7 @@ class Case:
     row: dict[str, Any]
     measure: Measure
     operations: int | None = None
-    shapes: frozenset[peak.Shape] = frozenset()
+    shapes: frozenset[matmul_peak.Shape] = frozenset()
 
 
 def parse_models(text: str) -> list[tuple[str, str]]:
@@ -92,7 +94,7 @@ def make(
         "peak_memory_mb": memory_mb(compiled),
         "compile_seconds": seconds,
     }
-    shapes = frozenset(peak.matmul_shapes(model, rows))
+    shapes = frozenset(matmul_peak.matmul_shapes(model, rows))
     return Case(row, measure(call), operations, shapes)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evovit_jax.timing import Timing, interleave, measure, ratio
+from evovit_jax.benchmarking.timing import Timing, interleave, measure, ratio
 
 
 def test_median_and_spread():
@@ -34,7 +34,7 @@ def test_things_take_turns():
 
 def test_the_first_call_of_a_turn_is_not_counted(monkeypatch):
     calls, now = [], [0.0]
-    monkeypatch.setattr("evovit_jax.timing.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("evovit_jax.benchmarking.timing.time.perf_counter", lambda: now[0])
 
     def call():
         calls.append(None)

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from evovit_jax import child
-from evovit_jax.data.peers import import_timm
+from evovit_jax.benchmarking import child_process
+from evovit_jax.benchmarking.pipeline_processes import import_timm
 from evovit_jax.errors import UserError
 
 VARIANTS = ("timm eager", "timm compiled")
@@ -47,7 +47,7 @@ class Peer:
         return self.ask({"make": settings})
 
     def measure(self, number: int) -> Callable[[int], float]:
-        """What `evovit_jax.timing.interleave` takes."""
+        """What `evovit_jax.benchmarking.timing.interleave` takes."""
         return lambda repeats: self.ask({"run": number, "repeats": repeats})["seconds"]
 
     def peak_memory_mb(self, number: int) -> float | None:
@@ -65,7 +65,7 @@ def start() -> Iterator[Peer]:
     for package in ("torch", "timm"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"--peers=timm needs {package}: pip install 'evovit_jax[torch]'")
-    with child.start("evovit_jax.peers") as process:
+    with child_process.start("evovit_jax.benchmarking.timm_models") as process:
         yield Peer(process)
 
 

@@ -1,0 +1,1 @@
+"""Timing things in turns, beside other libraries."""
