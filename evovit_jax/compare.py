@@ -17,10 +17,11 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from evovit_jax import evaluate, flops, output_folder, scoring, sharding
+from evovit_jax import evaluate, flops, output_folder, scoring
 from evovit_jax import prepared as prepared_lib
 from evovit_jax.benchmarking import timing
 from evovit_jax.errors import UserError, run_command
+from evovit_jax.parallel import sharding
 from evovit_jax.prepared import Prepared
 
 COLUMNS = {

@@ -21,12 +21,13 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from evovit_jax import config as config_lib
-from evovit_jax import flops, inference, scoring, sharding
+from evovit_jax import flops, inference, scoring
 from evovit_jax import prepared as prepared_lib
 from evovit_jax.class_names import class_names
 from evovit_jax.data import mixing, pipeline
 from evovit_jax.data.source import numbered_by
 from evovit_jax.errors import UserError, run_command
+from evovit_jax.parallel import sharding
 from evovit_jax.prepared import Prepared
 
 # Images a device takes at once: more do not fit a CPU's cache, and fewer leave a GPU idle.

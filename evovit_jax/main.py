@@ -13,8 +13,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from evovit_jax import config as config_lib
-from evovit_jax import distributed
 from evovit_jax.errors import UserError, run_command
+from evovit_jax.parallel import processes
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -37,11 +37,12 @@ def main() -> int:
         return memory.main(config, devices=FLAGS.devices, hbm_gib=FLAGS.hbm_gib, as_json=FLAGS.json)
     if FLAGS.workdir is None:
         raise UserError("--workdir is required; --help shows all flags")
-    with distributed.joined():
+    with processes.joined():
         import jax
 
-        from evovit_jax import preemption, train
+        from evovit_jax import train
         from evovit_jax.hardware import cpu
+        from evovit_jax.parallel import preemption
 
         cpu.keep_memory()
         result = train.train_and_evaluate(config, FLAGS.workdir)

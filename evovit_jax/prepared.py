@@ -15,7 +15,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from evovit_jax import workdir
 from evovit_jax.convert import load_weights
 from evovit_jax.convert.transfer import TRAINED_SETTINGS
 from evovit_jax.convert.weights import find_folder
@@ -24,6 +23,7 @@ from evovit_jax.data.decode import Picture
 from evovit_jax.errors import UserError
 from evovit_jax.models import EvalTransform, create_model, model_entry
 from evovit_jax.reduction import describe, parse
+from evovit_jax.workdir import config_file
 
 # What of a run's config is read here; other programs have a config.json too.
 RUN_FIELDS = {"model", "reduction", "eval_transform", "mean", "std"}
@@ -160,7 +160,7 @@ def read_run(weights: str) -> dict[str, Any] | None:
       UserError: the config cannot be read, or is not whole.
     """
     folder = find_folder(weights)
-    path = None if folder is None else folder / workdir.FILE
+    path = None if folder is None else folder / config_file.FILE
     try:
         if path is None or not path.is_file():
             return None

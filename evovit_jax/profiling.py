@@ -9,7 +9,7 @@ import jax
 from etils import epath
 
 from evovit_jax.errors import UserError
-from evovit_jax.mirror import Mirror
+from evovit_jax.workdir.remote import Mirror
 
 FOLDER = "profile"
 

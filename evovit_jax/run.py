@@ -20,7 +20,6 @@ from evovit_jax import (
     phases,
     schedules,
     scoring,
-    sharding,
     starting_weights,
 )
 from evovit_jax.data import pipeline
@@ -28,6 +27,7 @@ from evovit_jax.data.source import Source
 from evovit_jax.errors import UserError
 from evovit_jax.hardware import cpu
 from evovit_jax.inputs import Batch
+from evovit_jax.parallel import sharding
 from evovit_jax.state import Skeleton, TrainState, new_state
 from evovit_jax.step import MEASURED, TrainStep, make_eval_step, new_meter
 

@@ -9,9 +9,9 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from evovit_jax import sharding
 from evovit_jax.errors import UserError
 from evovit_jax.inputs import Batch
+from evovit_jax.parallel import sharding
 
 
 def new_sums() -> dict[str, Array]:

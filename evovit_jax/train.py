@@ -13,14 +13,15 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from evovit_jax import nan_guard, phases, sharding
-from evovit_jax.checkpoint import Checkpointer
-from evovit_jax.metrics import MetricWriter, Pace, progress
-from evovit_jax.preemption import Preemption
+from evovit_jax import nan_guard, phases
+from evovit_jax.parallel import sharding
+from evovit_jax.parallel.preemption import Preemption
 from evovit_jax.profiling import Profiler
 from evovit_jax.run import Run
 from evovit_jax.speed import Cost, InputWait
-from evovit_jax.workdir import kept, locate
+from evovit_jax.workdir.checkpoints import Checkpointer
+from evovit_jax.workdir.config_file import kept, locate
+from evovit_jax.workdir.metrics import MetricWriter, Pace, progress
 
 STALE = 0.1  # share of the initial values in the final average above which it is said
 

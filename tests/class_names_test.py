@@ -4,9 +4,9 @@ import pytest
 from PIL import Image
 from tiny import tiny_config
 
-from evovit_jax import workdir
 from evovit_jax.class_names import class_names
 from evovit_jax.errors import UserError
+from evovit_jax.workdir import config_file
 
 
 def test_imagenet_has_a_thousand_different_names():
@@ -33,7 +33,7 @@ def test_a_run_with_more_classes_than_its_data_has_the_names_that_there_are(tmp_
         (tmp_path / "data" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "data" / name / "x.png")
     config = tiny_config(data=f"folder:{tmp_path / 'data'}")
-    with workdir.kept(tmp_path / "run", config):
+    with config_file.kept(tmp_path / "run", config):
         pass
     weights = str(tmp_path / "run")
     assert class_names(4, weights=weights) == ["ant", "bee", "class 2", "class 3"]

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from tiny import tiny_flags
 
-from evovit_jax import checkpoint, metrics, preemption, speed
+from evovit_jax import speed
+from evovit_jax.parallel import preemption
+from evovit_jax.workdir import checkpoints, metrics
 
 # Everything random is on, the program changes on the way, and no interval divides another.
 TRAINING = {
@@ -70,7 +72,7 @@ def run_until(workdir, step, number, **fields):
 
 
 def final_state(workdir, step):
-    return checkpoint.read(workdir / checkpoint.FOLDER / str(step))
+    return checkpoints.read(workdir / checkpoints.FOLDER / str(step))
 
 
 def metric_lines(workdir):

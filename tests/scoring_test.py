@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from evovit_jax import scoring, sharding
+from evovit_jax import scoring
 from evovit_jax.errors import UserError
+from evovit_jax.parallel import sharding
 
 
 def batch_of(labels, mask):

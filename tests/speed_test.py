@@ -6,9 +6,10 @@ import jax
 import pytest
 from tiny import tiny_config
 
-from evovit_jax import flops, metrics, speed, train
+from evovit_jax import flops, speed, train
 from evovit_jax.hardware import accelerators
 from evovit_jax.run import Run
+from evovit_jax.workdir import metrics
 
 # One phase, two lines of metrics.
 FIELDS = {"total_steps": 4, "layer_to_stage_steps": 4, "log_steps": 2, "eval_steps": 4}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from evovit_jax import nan_guard, sharding
+from evovit_jax import nan_guard
+from evovit_jax.parallel import sharding
 from evovit_jax.run import Run
 
 QUIET = {

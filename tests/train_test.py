@@ -6,10 +6,11 @@ import jax
 import pytest
 from tiny import tiny_config
 
-from evovit_jax import checkpoint, convert, create_model, load_weights, train, workdir
+from evovit_jax import convert, create_model, load_weights, train
 from evovit_jax.errors import UserError
 from evovit_jax.prepared import prepare
 from evovit_jax.run import Run
+from evovit_jax.workdir import checkpoints, config_file
 
 
 @pytest.fixture(autouse=True)
@@ -18,13 +19,13 @@ def one_device(monkeypatch):
 
 
 def steps(path):
-    return sorted(int(p.name) for p in (path / checkpoint.FOLDER).glob("[0-9]*"))
+    return sorted(int(p.name) for p in (path / checkpoints.FOLDER).glob("[0-9]*"))
 
 
 def test_what_cannot_be_evaluated_is_not_trained(tmp_path):
     with pytest.raises(UserError, match="'/nowhere' does not exist"):
         train.train_and_evaluate(tiny_config(eval_data="folder:/nowhere"), tmp_path)
-    assert not (tmp_path / workdir.FILE).exists()
+    assert not (tmp_path / config_file.FILE).exists()
 
 
 def test_an_evaluation_that_fails_keeps_what_was_trained(tmp_path, monkeypatch, capsys):
@@ -47,15 +48,15 @@ def test_an_evaluation_that_fails_keeps_what_was_trained(tmp_path, monkeypatch, 
 
 def test_a_start_that_is_refused_leaves_the_run_as_it_was(tmp_path):
     train.train_and_evaluate(tiny_config(), tmp_path)
-    before = (tmp_path / workdir.FILE).read_text()
+    before = (tmp_path / config_file.FILE).read_text()
     with pytest.raises(UserError, match="another architecture"):
         train.train_and_evaluate(tiny_config(model__embed_dim=32), tmp_path)
-    assert (tmp_path / workdir.FILE).read_text() == before
+    assert (tmp_path / config_file.FILE).read_text() == before
     assert json.loads(before)["model"]["embed_dim"] == 16
     other = tmp_path / "other"
     with pytest.raises(UserError, match="no such file"):
         train.train_and_evaluate(tiny_config(init_weights=str(tmp_path / "no.pth")), other)
-    assert not (other / workdir.FILE).exists()
+    assert not (other / config_file.FILE).exists()
 
 
 def test_an_average_of_little_else_than_the_start_is_said(tmp_path, capsys):
@@ -81,7 +82,7 @@ def test_weights_of_a_run_bring_its_settings(tmp_path):
     config = tiny_config(reduction="evo,representative_token=false")
     train.train_and_evaluate(config, tmp_path)
     fields = {k: v for k, v in config.model.items() if k != "name" and v is not None}
-    for path in (tmp_path, tmp_path / checkpoint.FOLDER, tmp_path / checkpoint.FOLDER / "2"):
+    for path in (tmp_path, tmp_path / checkpoints.FOLDER, tmp_path / checkpoints.FOLDER / "2"):
         model = create_model(config.model.name, "evo", **fields | {"num_classes": 10})
         notes = load_weights(model, path)
         assert "set what these weights were trained with: representative_token=False" in notes

@@ -15,13 +15,13 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from evovit_jax import workdir
 from evovit_jax.convert import files
 from evovit_jax.convert.families import families_of, find_family
 from evovit_jax.convert.links import Scheme, Tensors, default_link, variables
 from evovit_jax.convert.transfer import TRAINED_SETTINGS, read_into, write_from
 from evovit_jax.errors import UserError, first_line
 from evovit_jax.models.norm import fold_in_place, fuse
+from evovit_jax.workdir import config_file
 
 ABOUT = "evovit_jax.json"  # marks an export, and says what it is
 VARIABLES = "variables"
@@ -109,7 +109,7 @@ def find_folder(path: str | os.PathLike) -> epath.Path | None:
     if files.is_weight_file(str(path)):
         return None
     try:
-        folder = workdir.locate(path)
+        folder = config_file.locate(path)
         return folder if folder.is_dir() else None
     except Exception as error:  # the clients of object stores raise many kinds
         raise UserError(f"weights {path} cannot be read ({first_line(error)})") from None
@@ -161,7 +161,7 @@ def _read_directory(path: epath.Path) -> tuple[Tensors, dict[str, Any]]:
     """The variables by path of an export or a run, and what an export says of itself."""
     import orbax.checkpoint as ocp
 
-    from evovit_jax import checkpoint
+    from evovit_jax.workdir import checkpoints
 
     as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
     try:
@@ -174,7 +174,7 @@ def _read_directory(path: epath.Path) -> tuple[Tensors, dict[str, Any]]:
                 found = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds))
             return {**found["params"], **found.get("stats", {})}, about
         step = int(path.name) if path.name.isdigit() and (path / "state").is_dir() else None
-        params, stats = checkpoint.load_variables(path if step is None else path.parent, step)
+        params, stats = checkpoints.load_variables(path if step is None else path.parent, step)
         return {**params, **stats}, {"settings": _settings_of_run(path)}
     except UserError:
         for name in files.HUB_FILES:
@@ -192,7 +192,7 @@ def _settings_of_run(path: epath.Path) -> dict[str, Any]:
 
     for folder in (path, path.parent, path.parent.parent):
         try:
-            run = json.loads((folder / workdir.FILE).read_text())
+            run = json.loads((folder / config_file.FILE).read_text())
             trained = model_entry(run["model"]["name"]).reduction_fields(run["reduction"])[2]
         except (OSError, ValueError, KeyError, TypeError):  # none there, or somebody else's
             continue

@@ -12,10 +12,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from evovit_jax import phases, sharding
+from evovit_jax import phases
 from evovit_jax.data import pipeline
 from evovit_jax.errors import UserError
 from evovit_jax.hardware import cpu
+from evovit_jax.parallel import sharding
 from evovit_jax.plan import collectives
 from evovit_jax.plan import report as plan_report
 from evovit_jax.plan.report import Plan

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from evovit_jax import reduction, sharding
+from evovit_jax import reduction
+from evovit_jax.parallel import sharding
 from evovit_jax.run import Run
 
 STEPS = 20

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from tiny import tiny_flags
 
-from evovit_jax import checkpoint, companion, metrics, preemption
+from evovit_jax.parallel import companion, preemption
+from evovit_jax.workdir import checkpoints, metrics
 
 pytestmark = pytest.mark.slow
 
@@ -113,7 +114,7 @@ def stopped(two_by_two, tmp_path_factory):
     processes.running[1].send_signal(signal.SIGTERM)
     assert processes.finish() == [preemption.EXIT_STATUS] * 2, processes.output()
     (saved,) = re.findall(r"SIGTERM: saved step (\d+)", processes.output())
-    assert [p.name for p in (folder / "run" / checkpoint.FOLDER).iterdir()] == [saved]
+    assert [p.name for p in (folder / "run" / checkpoints.FOLDER).iterdir()] == [saved]
     return folder / "run", int(saved)
 
 
@@ -123,7 +124,7 @@ def losses(workdir):
 
 
 def final_state(workdir):
-    return checkpoint.read(workdir / checkpoint.FOLDER / "40")
+    return checkpoints.read(workdir / checkpoints.FOLDER / "40")
 
 
 def test_two_processes_train_as_one_does(two_by_two, tmp_path):

@@ -10,9 +10,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from tiny import tiny_config
 
-from evovit_jax import sharding
 from evovit_jax.errors import UserError
 from evovit_jax.inputs import prepare
+from evovit_jax.parallel import sharding
 from evovit_jax.run import Run
 
 # Everything random is on: mixing, erasing, stochastic depth.

@@ -5,7 +5,7 @@ import json
 import pytest
 from tensorboard_events import scalars
 
-from evovit_jax import metrics
+from evovit_jax.workdir import metrics
 
 
 def lines(path):

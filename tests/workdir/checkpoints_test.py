@@ -11,10 +11,11 @@ import optax
 import pytest
 from tiny import tiny_config
 
-from evovit_jax import checkpoint, sharding
-from evovit_jax.checkpoint import Checkpointer
 from evovit_jax.errors import UserError
+from evovit_jax.parallel import sharding
 from evovit_jax.state import new_state
+from evovit_jax.workdir import checkpoints
+from evovit_jax.workdir.checkpoints import Checkpointer
 
 SHAPES = {"blocks/0/kernel": (16, 8), "blocks/0/bias": (8,), "head/kernel": (8, 3)}
 
@@ -56,7 +57,7 @@ def same(a, b):
 
 
 def kept(tmp_path):
-    names = [p.name for p in (tmp_path / checkpoint.FOLDER).iterdir()]
+    names = [p.name for p in (tmp_path / checkpoints.FOLDER).iterdir()]
     return sorted(int(name) for name in names if name.isdigit())
 
 
@@ -122,7 +123,7 @@ def damage(folder: pathlib.Path, how: str) -> None:
 @pytest.mark.parametrize("how", ["cut short", "zeros", "no run item"])
 def test_a_damaged_newest_one_is_reported_and_passed_over(tmp_path, capsys, how):
     save(tmp_path, 1, 2).close()
-    damage(tmp_path / checkpoint.FOLDER / "2", how)
+    damage(tmp_path / checkpoints.FOLDER / "2", how)
     checkpointer = Checkpointer(tmp_path)
     state, data = checkpointer.restore(like(make_state()))
     same(state, make_state(1))
@@ -137,8 +138,8 @@ def test_a_damaged_newest_one_is_reported_and_passed_over(tmp_path, capsys, how)
 
 def test_values_that_changed_on_disk_are_noticed(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        real = checkpoint.checksums
-        patch.setattr(checkpoint, "checksums", lambda tree: real(tree) | {"params/head/kernel": 1})
+        real = checkpoints.checksums
+        patch.setattr(checkpoints, "checksums", lambda tree: real(tree) | {"params/head/kernel": 1})
         save(tmp_path, 1).close()
     with pytest.raises(UserError, match=r"all checkpoints of .* are damaged"):
         Checkpointer(tmp_path).restore(like(make_state()))
@@ -150,11 +151,11 @@ def test_checksums_see_every_bit_and_no_sharding():
     flipped = x.at[3, 3].set(jnp.nextafter(x[3, 3], jnp.float32(1e9)))
     mesh = sharding.make_mesh(tiny_config(), jax.devices())
     spread = jax.device_put(x, sharding.batch_sharding(mesh))
-    sums = [checkpoint.checksums({"x": v})["x"] for v in (x, flipped, spread)]
+    sums = [checkpoints.checksums({"x": v})["x"] for v in (x, flipped, spread)]
     assert sums[0] != sums[1]
     assert sums[0] == sums[2]
     others = {"i": jnp.arange(3), "b": jnp.array([True]), "h": jnp.ones(2, jnp.bfloat16)}
-    assert checkpoint.checksums(others)["b"] == 1
+    assert checkpoints.checksums(others)["b"] == 1
 
 
 def test_another_architecture_names_the_parameters(tmp_path):
@@ -186,8 +187,8 @@ def test_the_evaluated_variables_alone(tmp_path, keep_average):
     checkpointer.save(1, state, {}, None)
     checkpointer.close()
     expected = state.evaluated()
-    for path in (tmp_path, tmp_path / checkpoint.FOLDER):
-        params, stats = checkpoint.load_variables(path)
+    for path in (tmp_path, tmp_path / checkpoints.FOLDER):
+        params, stats = checkpoints.load_variables(path)
         same(params, expected[0])
         same(stats, expected[1])
         assert isinstance(params["head/kernel"], np.ndarray)
@@ -195,7 +196,7 @@ def test_the_evaluated_variables_alone(tmp_path, keep_average):
 
 def test_no_checkpoint_to_load(tmp_path):
     with pytest.raises(UserError, match="has no checkpoint"):
-        checkpoint.load_variables(tmp_path)
+        checkpoints.load_variables(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +230,7 @@ def test_storage_that_does_not_answer_is_no_damage(tmp_path, monkeypatch, capsys
 def test_a_folder_named_after_a_failure_is_none(tmp_path, capsys):
     workdir = tmp_path / "timeout" / "unavailable"
     save(workdir, 1, 2).close()
-    damage(workdir / checkpoint.FOLDER / "2", "no run item")
+    damage(workdir / checkpoints.FOLDER / "2", "no run item")
     same(Checkpointer(workdir).restore(like(make_state()))[0], make_state(1))
     assert "checkpoint 2 is damaged" in capsys.readouterr().out
 
@@ -237,16 +238,16 @@ def test_a_folder_named_after_a_failure_is_none(tmp_path, capsys):
 def test_damaged_twice_at_the_same_step(tmp_path):
     for _ in range(2):
         save(tmp_path, 1, 2).close()
-        damage(tmp_path / checkpoint.FOLDER / "2", "no run item")
+        damage(tmp_path / checkpoints.FOLDER / "2", "no run item")
         Checkpointer(tmp_path).restore(like(make_state()))
-    names = {path.name for path in (tmp_path / checkpoint.FOLDER).iterdir()}
+    names = {path.name for path in (tmp_path / checkpoints.FOLDER).iterdir()}
     assert {"1", "damaged_2", "damaged_2_2"} <= names
 
 
 @pytest.mark.parametrize("damaged", [b'{"val', b"\xff\xfe\x00"])
 def test_damaged_metrics_count_as_no_evaluation(tmp_path, capsys, damaged):
     save(tmp_path, 1, 2, keep=2, keep_best=1, metrics={1: 50.0, 2: 90.0}).close()
-    (tmp_path / checkpoint.FOLDER / "2" / "metrics" / "metrics").write_bytes(damaged)
+    (tmp_path / checkpoints.FOLDER / "2" / "metrics" / "metrics").write_bytes(damaged)
     checkpointer = Checkpointer(tmp_path, keep=1, keep_best=1)
     assert "that step counts as not evaluated" in capsys.readouterr().out
     same(checkpointer.restore(like(make_state()))[0], make_state(2))

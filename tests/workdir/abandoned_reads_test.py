@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from evovit_jax import abandoned_reads
+from evovit_jax.workdir import abandoned_reads
 
 
 @pytest.fixture

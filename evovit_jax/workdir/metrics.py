@@ -14,7 +14,7 @@ import jax
 from etils import epath
 from tensorboardX import SummaryWriter
 
-from evovit_jax.mirror import Mirror
+from evovit_jax.workdir.remote import Mirror
 
 FILE = "metrics.jsonl"
 EVENTS = "tensorboard"

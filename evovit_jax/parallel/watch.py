@@ -18,8 +18,8 @@ from typing import Any
 from absl import logging
 from jax._src import distributed
 
-from evovit_jax import companion
 from evovit_jax.errors import UserError
+from evovit_jax.parallel import companion
 
 # Where process 0 tells the others how to reach its companion.
 KEY = "evovit_jax/companions"

@@ -18,10 +18,10 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
-from evovit_jax import abandoned_reads
 from evovit_jax.errors import UserError, first_line
 from evovit_jax.state import TrainState, Variables
-from evovit_jax.workdir import locate
+from evovit_jax.workdir import abandoned_reads
+from evovit_jax.workdir.config_file import locate
 
 FOLDER = "checkpoints"
 METRIC = "val_top1"

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
-from evovit_jax.companion import PEER_DIED
-from evovit_jax.watch import Watch
+from evovit_jax.parallel.companion import PEER_DIED
+from evovit_jax.parallel.watch import Watch
 
 # Seconds after which JAX gives up a process that no longer answers, and with it the run.
 HEARTBEAT_TIMEOUT = 40

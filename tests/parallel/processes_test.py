@@ -2,7 +2,7 @@
 
 import pytest
 
-from evovit_jax import distributed
+from evovit_jax.parallel import processes
 
 ADDRESS = {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234", "JAX_NUM_PROCESSES": "4"}
 JOINED = {"coordinator_address": "10.0.0.1:1234", "num_processes": 4, "process_id": 2}
@@ -27,30 +27,30 @@ JOINED = {"coordinator_address": "10.0.0.1:1234", "num_processes": 4, "process_i
     ],
 )
 def test_settings(environ, expected):
-    assert distributed.settings(environ) == expected
+    assert processes.settings(environ) == expected
 
 
 def test_the_only_task_of_a_slurm_node_has_all_its_gpus():
     step = {"SLURM_STEP_NODELIST": "a[1-2]", "SLURM_NTASKS": "2", "SLURM_GPUS_ON_NODE": "4"}
     one = step | {"SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
-    assert distributed.settings(one) == {"local_device_ids": [0, 1, 2, 3]}
+    assert processes.settings(one) == {"local_device_ids": [0, 1, 2, 3]}
     many = step | {"SLURM_NTASKS": "8", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}
-    assert distributed.settings(many) == {}
+    assert processes.settings(many) == {}
 
 
 def test_a_tpu_vm_asks_its_metadata_server():
-    assert distributed.settings({}, tpu_vm=True) == {}
-    assert distributed.settings({"TPU_SKIP_MDS_QUERY": "1"}, tpu_vm=True) is None
-    assert distributed.settings({"TPU_WORKER_HOSTNAMES": "localhost"}, tpu_vm=True) is None
+    assert processes.settings({}, tpu_vm=True) == {}
+    assert processes.settings({"TPU_SKIP_MDS_QUERY": "1"}, tpu_vm=True) is None
+    assert processes.settings({"TPU_WORKER_HOSTNAMES": "localhost"}, tpu_vm=True) is None
 
 
 def test_one_process_joins_nobody(monkeypatch):
-    monkeypatch.setattr(distributed.os, "environ", {})
+    monkeypatch.setattr(processes.os, "environ", {})
     joined = []
     monkeypatch.setattr(
-        distributed.jax.distributed, "initialize", lambda **settings: joined.append(settings)
+        processes.jax.distributed, "initialize", lambda **settings: joined.append(settings)
     )
-    with distributed.joined():
+    with processes.joined():
         assert joined == []
 
 
@@ -58,9 +58,9 @@ def test_a_process_that_cannot_join_says_so(monkeypatch, capsys):
     def fail(**settings):
         raise RuntimeError("DEADLINE_EXCEEDED: nobody there\nmore")
 
-    monkeypatch.setattr(distributed.os, "environ", ADDRESS | {"JAX_PROCESS_ID": "2"})
-    monkeypatch.setattr(distributed.jax.distributed, "initialize", fail)
-    with pytest.raises(SystemExit) as stopped, distributed.joined():
+    monkeypatch.setattr(processes.os, "environ", ADDRESS | {"JAX_PROCESS_ID": "2"})
+    monkeypatch.setattr(processes.jax.distributed, "initialize", fail)
+    with pytest.raises(SystemExit) as stopped, processes.joined():
         pass
     assert stopped.value.code == 75
     expected = "error: this process could not join the others: DEADLINE_EXCEEDED: nobody there\n"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from evovit_jax import companion
+from evovit_jax.parallel import companion
 
 # Plays a process: starts its companion, then does what the test says, a line at a time.
 PROCESS = """

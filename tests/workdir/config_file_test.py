@@ -5,19 +5,19 @@ import json
 import pytest
 from tiny import tiny_config
 
-from evovit_jax import workdir
 from evovit_jax.errors import UserError
+from evovit_jax.workdir import config_file
 
 
 def keep(path, config):
-    with workdir.kept(path, config) as changes:
+    with config_file.kept(path, config) as changes:
         return changes
 
 
 def test_what_changed_is_said(tmp_path):
     path = tmp_path / "a" / "b"
     assert keep(path, tiny_config()) == []
-    assert json.loads((path / workdir.FILE).read_text())["model"]["embed_dim"] == 16
+    assert json.loads((path / config_file.FILE).read_text())["model"]["embed_dim"] == 16
     assert keep(path, tiny_config()) == []
     changed = tiny_config(total_steps=3, optim__learning_rate=1.0, optim__clip_norm=2.0)
     assert set(keep(path, changed)) == {
@@ -25,21 +25,21 @@ def test_what_changed_is_said(tmp_path):
         "optim.learning_rate: 0.001 -> 1.0",
         "optim.clip_norm: 0.0 -> 2.0",
     }
-    assert [file.name for file in path.iterdir()] == [workdir.FILE]
+    assert [file.name for file in path.iterdir()] == [config_file.FILE]
 
 
 def test_a_start_that_is_refused_leaves_the_config(tmp_path):
     keep(tmp_path, tiny_config())
-    with pytest.raises(UserError, match="no"), workdir.kept(tmp_path, tiny_config(seed=5)):
+    with pytest.raises(UserError, match="no"), config_file.kept(tmp_path, tiny_config(seed=5)):
         raise UserError("no")
-    assert json.loads((tmp_path / workdir.FILE).read_text())["seed"] == 0
-    assert [file.name for file in tmp_path.iterdir()] == [workdir.FILE]
+    assert json.loads((tmp_path / config_file.FILE).read_text())["seed"] == 0
+    assert [file.name for file in tmp_path.iterdir()] == [config_file.FILE]
 
 
 def test_a_config_cut_short_is_written_again(tmp_path):
-    (tmp_path / workdir.FILE).write_text('{"mod')
+    (tmp_path / config_file.FILE).write_text('{"mod')
     assert keep(tmp_path, tiny_config()) == []
-    assert json.loads((tmp_path / workdir.FILE).read_text())["seed"] == 0
+    assert json.loads((tmp_path / config_file.FILE).read_text())["seed"] == 0
 
 
 def test_what_cannot_be_written(tmp_path):

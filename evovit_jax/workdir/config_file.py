@@ -10,7 +10,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from evovit_jax.errors import UserError
-from evovit_jax.mirror import is_remote
+from evovit_jax.workdir.remote import is_remote
 
 FILE = "config.json"
 

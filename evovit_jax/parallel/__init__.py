@@ -1,0 +1,1 @@
+"""Many devices and many processes: the mesh, who takes part, SIGTERM."""

@@ -1,0 +1,1 @@
+"""All that lies in a work directory: checkpoints, metrics, the config, the lock."""
