@@ -187,7 +187,7 @@ def _loss() -> ConfigDict:
 def _distill() -> ConfigDict:
     c = ConfigDict()
     # none; soft, hard or cls: from `teacher`; self: DynamicViT's, from the model without reduction.
-    # See evovit_jax/distillation.py.
+    # See evovit_jax/train/distillation.py.
     c.kind = "none"
     c.teacher = ""  # a model and fields of it, "regnety_160,dtype=bfloat16"; frozen
     # Its weights; "" with kind self = init_weights; "random" = untrained, to try things out.

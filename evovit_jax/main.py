@@ -40,12 +40,12 @@ def main() -> int:
     with processes.joined():
         import jax
 
-        from evovit_jax import train
         from evovit_jax.hardware import cpu
         from evovit_jax.parallel import preemption
+        from evovit_jax.train import loop
 
         cpu.keep_memory()
-        result = train.train_and_evaluate(config, FLAGS.workdir)
+        result = loop.train_and_evaluate(config, FLAGS.workdir)
         if jax.process_index() == 0:
             print(json.dumps(result.summary), flush=True)
     return preemption.EXIT_STATUS if result.preempted else 0

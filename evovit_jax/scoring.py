@@ -9,8 +9,8 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from evovit_jax.data.mixing import Batch
 from evovit_jax.errors import UserError
-from evovit_jax.inputs import Batch
 from evovit_jax.parallel import sharding
 
 

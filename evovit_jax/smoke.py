@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from evovit_jax import durations, reduction
-from evovit_jax.distillation import RANDOM
+from evovit_jax.train.distillation import RANDOM
 
 
 def smoke(config: ConfigDict) -> None:

@@ -7,8 +7,8 @@ import pytest
 from tiny import CONFIGS
 
 from evovit_jax import config as config_lib
-from evovit_jax import phases, train
 from evovit_jax.models import model_entry
+from evovit_jax.train import loop, reduction_schedule
 
 RECIPES = sorted(path.name for path in CONFIGS.glob("*.py"))
 FIRST = {"deit_s.py", "deit_s_evo.py", "digits_evo.py", "digits_deit.py"} | {
@@ -34,7 +34,7 @@ def test_resolves(name):
     given = {k: v for k, v in config.model.items() if v is not None and k != "name"}
     known = set(entry.model.Config.__dataclass_fields__)
     assert set(given) <= known
-    plan = phases.plan(config, total=1000, examples=1000 * config.batch_size // 300)
+    plan = reduction_schedule.plan(config, total=1000, examples=1000 * config.batch_size // 300)
     assert plan[0].start == 0
 
 
@@ -55,7 +55,7 @@ QUICK = {"digits_evo.py", "cifar10_deit.py", "deit_s_evo.py", "deit_s_dynamicvit
 def test_smoke(name, tmp_path):
     config = load(name, "smoke")
     assert config.reduction == load(name).reduction
-    result = train.train_and_evaluate(config, tmp_path)
+    result = loop.train_and_evaluate(config, tmp_path)
     assert not result.preempted
     assert result.summary["step"] == 2
     assert math.isfinite(result.summary["val_loss"])

@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 from tiny import CONFIGS
 
 from evovit_jax import config as config_lib
-from evovit_jax import train
+from evovit_jax.train import loop
 
 
 def test_the_papers_recipe_runs_on_imagenet_from_tfds(tmp_path):
@@ -15,7 +15,7 @@ def test_the_papers_recipe_runs_on_imagenet_from_tfds(tmp_path):
     assert recipe.data.startswith("tfds:imagenet2012")
     config.data, config.eval_data = recipe.data, recipe.eval_data
     with tfds.testing.mock_data(num_examples=20):
-        result = train.train_and_evaluate(config, tmp_path)
+        result = loop.train_and_evaluate(config, tmp_path)
     assert result.summary["step"] == 2
     assert math.isfinite(result.summary["val_loss"])
     assert (tmp_path / "checkpoints" / "2").is_dir()

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from tiny import tiny_flags
 
-from evovit_jax import speed
 from evovit_jax.parallel import preemption
+from evovit_jax.train import utilisation
 from evovit_jax.workdir import checkpoints, metrics
 
 # Everything random is on, the program changes on the way, and no interval divides another.
@@ -77,7 +77,7 @@ def final_state(workdir, step):
 
 def metric_lines(workdir):
     lines = [json.loads(line) for line in (workdir / metrics.FILE).read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in speed.MEASURED} for line in lines]
+    return [{k: v for k, v in line.items() if k not in utilisation.MEASURED} for line in lines]
 
 
 @pytest.fixture(scope="module")

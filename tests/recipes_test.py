@@ -12,8 +12,8 @@ from tiny import CONFIGS
 
 from evovit_jax import config as config_lib
 from evovit_jax import durations, recipes
-from evovit_jax.distillation import check
 from evovit_jax.models import model_entry
+from evovit_jax.train.distillation import check
 
 GOLDEN = CONFIGS.parent / "tests" / "golden"
 RECIPES = sorted(path.stem for path in CONFIGS.glob("*.py"))

@@ -17,8 +17,8 @@ from evovit_jax.errors import UserError
 from evovit_jax.hardware import cpu
 from evovit_jax.models import create_model
 from evovit_jax.models.registry import model_entry
+from evovit_jax.models.variables import Skeleton
 from evovit_jax.reduction import describe
-from evovit_jax.state import Skeleton
 
 MODES = ("inference", "train")
 

@@ -14,6 +14,9 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 from scipy.special import betaincinv
 
+# image: uint8 [b h w 3]; label: int32 [b]; in evaluation mask: bool [b].
+Batch = dict[str, jax.Array]
+
 
 def normalize(
     images: UInt8[Array, "b h w c"], mean: Sequence[float], std: Sequence[float]

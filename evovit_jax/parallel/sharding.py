@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 
 from evovit_jax import rules
 from evovit_jax.errors import UserError, suggestion
+from evovit_jax.models.variables import Variables
 from evovit_jax.reduction.tokens import BATCH_AXES
-from evovit_jax.state import Variables
 
 BATCH = PartitionSpec(BATCH_AXES)
 STRATEGIES = ("fsdp", "replicate")

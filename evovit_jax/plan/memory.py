@@ -12,7 +12,6 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from evovit_jax import phases
 from evovit_jax.data import pipeline
 from evovit_jax.errors import UserError
 from evovit_jax.hardware import cpu
@@ -20,7 +19,8 @@ from evovit_jax.parallel import sharding
 from evovit_jax.plan import collectives
 from evovit_jax.plan import report as plan_report
 from evovit_jax.plan.report import Plan
-from evovit_jax.run import Run
+from evovit_jax.train import reduction_schedule
+from evovit_jax.train.program import Run
 
 # Images of an epoch: the length of a run does not change its steps, so data need not be at hand.
 EXAMPLES = 1_281_167
@@ -51,7 +51,7 @@ def make(config: ConfigDict, devices: list[jax.Device]) -> Plan:
     state = run.like
     return Plan(
         model=f"{config.model.name} ({config.reduction or 'its own reduction'})",
-        phase=phases.describe(run.phases[0]),
+        phase=reduction_schedule.describe(run.phases[0]),
         devices=len(devices),
         mesh=dict(run.mesh.shape),
         batch_size_per_device=config.batch_size // len(devices),

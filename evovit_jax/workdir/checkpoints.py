@@ -19,7 +19,8 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
 from evovit_jax.errors import UserError, first_line
-from evovit_jax.state import TrainState, Variables
+from evovit_jax.models.variables import Variables
+from evovit_jax.train.state import TrainState
 from evovit_jax.workdir import abandoned_reads
 from evovit_jax.workdir.config_file import locate
 

@@ -7,7 +7,6 @@ first drops the lines of later steps, so that the file is what one undisturbed r
 
 import json
 import os
-import time
 from typing import Any
 
 import jax
@@ -85,57 +84,3 @@ def kept_lines(path: epath.Path, step: int) -> list[str]:
         except ValueError:
             break
     return kept
-
-
-class Pace:
-    """Images a second, without compilation, evaluation and saving."""
-
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
-        self._since: float | None = None
-        self._steps = 0
-        self.seconds = 0.0
-        self.images = 0
-
-    def stepped(self) -> bool:
-        """A step was taken; the first one after a pause only starts the clock, and is not counted.
-
-        Returns:
-          Whether it is counted.
-        """
-        if self._since is None:
-            self._since = time.perf_counter()
-            return False
-        self._steps += 1
-        return True
-
-    def lap(self) -> float | None:
-        """The rate since the last lap or pause, once the device is done; None for no step."""
-        if self._since is None or not self._steps:
-            return None
-        now = time.perf_counter()
-        seconds, images = now - self._since, self._steps * self._batch_size
-        self.seconds += seconds
-        self.images += images
-        self._since, self._steps = now, 0
-        return images / seconds
-
-    def pause(self) -> None:
-        """Stops the clock; steps that no lap has counted are left out."""
-        self._since, self._steps = None, 0
-
-    def rate(self) -> float | None:
-        """The rate of all laps together."""
-        return self.images / self.seconds if self.seconds else None
-
-
-def progress(step: int, total: int, values: dict[str, float], batch_size: int) -> str:
-    """The console's line: loss, accuracy, images a second, time left."""
-    parts = [f"step {step}/{total}"]
-    parts += [f"{name} {value:.4f}" for name, value in values.items() if name.startswith("loss")]
-    parts.append(f"accuracy {values['accuracy']:.1f}%")
-    rate = values.get("images_per_second")
-    if rate:
-        left = int((total - step) * batch_size / rate)
-        parts += [f"{rate:.0f} images/s", f"{left // 60}m{left % 60:02d}s left"]
-    return "  ".join(parts)

@@ -9,7 +9,7 @@ from tiny import tiny_config
 
 from evovit_jax.hardware import cpu
 from evovit_jax.plan import memory
-from evovit_jax.run import Run
+from evovit_jax.train.program import Run
 
 # Pages that the kernel hands out during ten calls of a program with two results of 32 MiB each.
 FAULTS = """

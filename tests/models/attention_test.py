@@ -11,10 +11,10 @@ from tiny import tiny_config
 from evovit_jax import create_model
 from evovit_jax.models import attention
 from evovit_jax.models.attention import attend
+from evovit_jax.models.variables import Skeleton
 from evovit_jax.parallel import sharding
 from evovit_jax.reduction import list_reductions
 from evovit_jax.reduction.base import AttentionRequest, AttentionView
-from evovit_jax.state import Skeleton
 
 CALL = "__cudnn$fmhaSoftmax"
 

@@ -17,8 +17,8 @@ from evovit_jax.errors import UserError
 from evovit_jax.models.levit import subsampled
 from evovit_jax.models.levit_layers import bias_index, every_other
 from evovit_jax.models.norm import fuse
+from evovit_jax.models.variables import Skeleton
 from evovit_jax.reduction.tokens import start_tokens
-from evovit_jax.state import Skeleton
 
 TINY = {
     "image_size": 80,  # 5x5 tokens, then 3x3: odd sides at the subsampling

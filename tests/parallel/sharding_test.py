@@ -11,9 +11,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tiny import tiny_config
 
 from evovit_jax.errors import UserError
-from evovit_jax.inputs import prepare
 from evovit_jax.parallel import sharding
-from evovit_jax.run import Run
+from evovit_jax.train.prepare_batch import prepare
+from evovit_jax.train.program import Run
 
 # Everything random is on: mixing, erasing, stochastic depth.
 FIELDS = {

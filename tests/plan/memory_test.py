@@ -15,7 +15,7 @@ from evovit_jax.errors import UserError
 from evovit_jax.plan import memory
 from evovit_jax.plan import report as plan_report
 from evovit_jax.plan.collectives import Collective
-from evovit_jax.run import Run
+from evovit_jax.train.program import Run
 
 KEYS = {
     "param_bytes_per_device",

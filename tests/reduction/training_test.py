@@ -7,7 +7,7 @@ from tiny import tiny_config
 
 from evovit_jax import reduction
 from evovit_jax.parallel import sharding
-from evovit_jax.run import Run
+from evovit_jax.train.program import Run
 
 STEPS = 20
 EXTRA_LOSSES = {"dynamicvit": {"loss_ratio"}}

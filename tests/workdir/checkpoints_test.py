@@ -13,7 +13,7 @@ from tiny import tiny_config
 
 from evovit_jax.errors import UserError
 from evovit_jax.parallel import sharding
-from evovit_jax.state import new_state
+from evovit_jax.train.state import new_state
 from evovit_jax.workdir import checkpoints
 from evovit_jax.workdir.checkpoints import Checkpointer
 

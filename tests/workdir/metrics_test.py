@@ -5,6 +5,7 @@ import json
 import pytest
 from tensorboard_events import scalars
 
+from evovit_jax.train import utilisation
 from evovit_jax.workdir import metrics
 
 
@@ -51,7 +52,7 @@ def test_starting_again_starts_the_file_again(tmp_path):
 def test_pace_leaves_out_the_first_step_and_pauses(monkeypatch):
     now = iter([0.0, 2.0, 100.0, 104.0])
     monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(now))
-    pace = metrics.Pace(batch_size=10)
+    pace = utilisation.Pace(batch_size=10)
     assert pace.lap() is None
     for _ in range(5):
         pace.stepped()  # the clock starts at 0 after the first
@@ -66,9 +67,9 @@ def test_pace_leaves_out_the_first_step_and_pauses(monkeypatch):
 
 def test_progress():
     values = {"loss": 1.25, "loss_cls": 2.0, "accuracy": 50.0, "images_per_second": 100.0}
-    found = metrics.progress(10, 100, values, batch_size=70)
+    found = utilisation.progress(10, 100, values, batch_size=70)
     assert found == (
         "step 10/100  loss 1.2500  loss_cls 2.0000  accuracy 50.0%  100 images/s  1m03s left"
     )
     del values["images_per_second"]
-    assert "left" not in metrics.progress(10, 100, values, batch_size=70)
+    assert "left" not in utilisation.progress(10, 100, values, batch_size=70)

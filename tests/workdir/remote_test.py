@@ -7,7 +7,7 @@ from etils import epath
 from tensorboard_events import scalars
 from tiny import tiny_config
 
-from evovit_jax import profiling, train
+from evovit_jax.train import loop, profiler
 from evovit_jax.workdir import config_file, metrics, remote
 from evovit_jax.workdir.remote import Mirror
 
@@ -80,23 +80,23 @@ def test_metrics_reach_the_store_line_by_line(store):
 
 def test_a_trace_reaches_the_store(store, monkeypatch):
     def stop():
-        folder = remote.pathlib.Path(remote.tempfile.mkdtemp(prefix="")) / profiling.FOLDER
+        folder = remote.pathlib.Path(remote.tempfile.mkdtemp(prefix="")) / profiler.FOLDER
         folder.mkdir()
         (folder / "host.xplane.pb").write_bytes(b"trace")
 
-    monkeypatch.setattr(profiling.jax.profiler, "start_trace", lambda folder: None)
-    monkeypatch.setattr(profiling.jax.profiler, "stop_trace", stop)
-    profiler = profiling.Profiler("0:1", store)
-    profiler.before(0)
-    profiler.after(0, None)
-    assert (store / profiling.FOLDER / "host.xplane.pb").read_bytes() == b"trace"
+    monkeypatch.setattr(profiler.jax.profiler, "start_trace", lambda folder: None)
+    monkeypatch.setattr(profiler.jax.profiler, "stop_trace", stop)
+    tracer = profiler.Profiler("0:1", store)
+    tracer.before(0)
+    tracer.after(0, None)
+    assert (store / profiler.FOLDER / "host.xplane.pb").read_bytes() == b"trace"
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_from_the_store(store, capsys):
     fields = {"checkpoint_steps": 1, "eval_steps": 2, "layer_to_stage_steps": 4}
-    train.train_and_evaluate(tiny_config(total_steps=2, **fields), str(store))
-    done = train.train_and_evaluate(tiny_config(total_steps=4, **fields), str(store))
+    loop.train_and_evaluate(tiny_config(total_steps=2, **fields), str(store))
+    done = loop.train_and_evaluate(tiny_config(total_steps=4, **fields), str(store))
     assert "restored step 2" in capsys.readouterr().out
     assert done.summary["step"] == 4
     lines = [json.loads(line) for line in (store / metrics.FILE).read_text().splitlines()]

@@ -6,16 +6,17 @@ import jax
 import pytest
 from tiny import tiny_config
 
-from evovit_jax import convert, create_model, load_weights, train
+from evovit_jax import convert, create_model, load_weights
 from evovit_jax.errors import UserError
 from evovit_jax.prepared import prepare
-from evovit_jax.run import Run
+from evovit_jax.train import loop
+from evovit_jax.train.program import Run
 from evovit_jax.workdir import checkpoints, config_file
 
 
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
-    monkeypatch.setattr(train, "Run", lambda config: Run(config, jax.devices()[:1]))
+    monkeypatch.setattr(loop, "Run", lambda config: Run(config, jax.devices()[:1]))
 
 
 def steps(path):
@@ -24,7 +25,7 @@ def steps(path):
 
 def test_what_cannot_be_evaluated_is_not_trained(tmp_path):
     with pytest.raises(UserError, match="'/nowhere' does not exist"):
-        train.train_and_evaluate(tiny_config(eval_data="folder:/nowhere"), tmp_path)
+        loop.train_and_evaluate(tiny_config(eval_data="folder:/nowhere"), tmp_path)
     assert not (tmp_path / config_file.FILE).exists()
 
 
@@ -37,9 +38,9 @@ def test_an_evaluation_that_fails_keeps_what_was_trained(tmp_path, monkeypatch, 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "evaluate", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
-            train.train_and_evaluate(config, tmp_path)
+            loop.train_and_evaluate(config, tmp_path)
     assert steps(tmp_path) == [2]
-    result = train.train_and_evaluate(config, tmp_path)
+    result = loop.train_and_evaluate(config, tmp_path)
     out = capsys.readouterr().out
     assert "restored step 2" in out
     assert "step 2/3  val_top1" in out  # what was due is made up for
@@ -47,20 +48,20 @@ def test_an_evaluation_that_fails_keeps_what_was_trained(tmp_path, monkeypatch, 
 
 
 def test_a_start_that_is_refused_leaves_the_run_as_it_was(tmp_path):
-    train.train_and_evaluate(tiny_config(), tmp_path)
+    loop.train_and_evaluate(tiny_config(), tmp_path)
     before = (tmp_path / config_file.FILE).read_text()
     with pytest.raises(UserError, match="another architecture"):
-        train.train_and_evaluate(tiny_config(model__embed_dim=32), tmp_path)
+        loop.train_and_evaluate(tiny_config(model__embed_dim=32), tmp_path)
     assert (tmp_path / config_file.FILE).read_text() == before
     assert json.loads(before)["model"]["embed_dim"] == 16
     other = tmp_path / "other"
     with pytest.raises(UserError, match="no such file"):
-        train.train_and_evaluate(tiny_config(init_weights=str(tmp_path / "no.pth")), other)
+        loop.train_and_evaluate(tiny_config(init_weights=str(tmp_path / "no.pth")), other)
     assert not (other / config_file.FILE).exists()
 
 
 def test_an_average_of_little_else_than_the_start_is_said(tmp_path, capsys):
-    train.train_and_evaluate(tiny_config(ema__decay=0.999, ema__warmup=False), tmp_path)
+    loop.train_and_evaluate(tiny_config(ema__decay=0.999, ema__warmup=False), tmp_path)
     assert "will still hold 100% of the first values" in capsys.readouterr().out
 
 
@@ -75,12 +76,12 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path):
         {"distill.kind": "self", "distill.teacher_weights": "", "init_allow_missing": "reducer/.*"}
     )
     with pytest.raises(UserError, match="are for other classes than the data; train the teacher"):
-        train.train_and_evaluate(config, tmp_path / "run")
+        loop.train_and_evaluate(config, tmp_path / "run")
 
 
 def test_weights_of_a_run_bring_its_settings(tmp_path):
     config = tiny_config(reduction="evo,representative_token=false")
-    train.train_and_evaluate(config, tmp_path)
+    loop.train_and_evaluate(config, tmp_path)
     fields = {k: v for k, v in config.model.items() if k != "name" and v is not None}
     for path in (tmp_path, tmp_path / checkpoints.FOLDER, tmp_path / checkpoints.FOLDER / "2"):
         model = create_model(config.model.name, "evo", **fields | {"num_classes": 10})
@@ -90,7 +91,7 @@ def test_weights_of_a_run_bring_its_settings(tmp_path):
 
 
 def test_a_reduction_goes_on_from_a_dense_run(tmp_path):
-    train.train_and_evaluate(tiny_config(reduction="none"), tmp_path / "dense")
+    loop.train_and_evaluate(tiny_config(reduction="none"), tmp_path / "dense")
     config = tiny_config(
         "deit_s_dynamicvit.py",
         init_weights=str(tmp_path / "dense"),
@@ -98,7 +99,7 @@ def test_a_reduction_goes_on_from_a_dense_run(tmp_path):
         reduction="dynamicvit,locations=1",
         distill__teacher_weights="",
     )
-    result = train.train_and_evaluate(config, tmp_path / "reduced")
+    result = loop.train_and_evaluate(config, tmp_path / "reduced")
     assert result.summary["step"] == 2
 
 
@@ -109,23 +110,23 @@ def test_a_typo_in_a_resumed_run_changes_nothing(tmp_path):
         "distill__teacher": "regnety_160,stem_width=8,widths=8:16,depth=1:1,group_width=8",
         "distill__teacher_weights": "random",
     }
-    train.train_and_evaluate(tiny_config(**fields), tmp_path)
+    loop.train_and_evaluate(tiny_config(**fields), tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.glob("*.json*")}
     assert len(before) == 2
     typos = {"profile_steps": "10"}, {"distill__teacher_weights": str(tmp_path / "typo")}
     for typo, message in zip(typos, ("say FIRST:END", "no such file"), strict=True):
         with pytest.raises(UserError, match=message):
-            train.train_and_evaluate(tiny_config(**fields | typo, total_steps=4), tmp_path)
+            loop.train_and_evaluate(tiny_config(**fields | typo, total_steps=4), tmp_path)
         assert {path: path.read_bytes() for path in tmp_path.glob("*.json*")} == before
 
 
 def test_a_restored_run_shows_what_it_was_told_on_purpose(tmp_path):
-    train.train_and_evaluate(tiny_config(), tmp_path)
+    loop.train_and_evaluate(tiny_config(), tmp_path)
     found = prepare(weights=str(tmp_path), reduction="evo,representative_token=false")
     assert found.model.reducer.fields.representative_token is False
     assert any("kept as the model was made" in note for note in found.notes)
     other = tmp_path / "without"
-    train.train_and_evaluate(tiny_config(reduction="evo,representative_token=false"), other)
+    loop.train_and_evaluate(tiny_config(reduction="evo,representative_token=false"), other)
     assert prepare(weights=str(other)).model.reducer.fields.representative_token is False
     with pytest.raises(UserError, match="trained with representative_token=false: leave"):
         prepare(weights=str(other), reduction="evo,representative_token=true")

@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 
 from evovit_jax import rules
 from evovit_jax.errors import UserError, suggestion
-from evovit_jax.schedules import Schedule
-from evovit_jax.state import Variables
+from evovit_jax.models.variables import Variables
+from evovit_jax.train.learning_rate import Schedule
 
 NAMES = ("adamw", "lamb")
 

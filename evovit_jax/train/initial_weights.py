@@ -8,7 +8,7 @@ from flax import nnx
 from evovit_jax.convert import load_weights
 from evovit_jax.convert.transfer import HEADS_KEPT
 from evovit_jax.errors import UserError
-from evovit_jax.state import Skeleton, Variables
+from evovit_jax.models.variables import Skeleton, Variables
 
 
 def load(

@@ -11,25 +11,25 @@ from ml_collections import ConfigDict
 
 import evovit_jax
 from evovit_jax import config as config_lib
-from evovit_jax import (
-    distillation,
-    durations,
-    losses,
-    nan_guard,
-    optim,
-    phases,
-    schedules,
-    scoring,
-    starting_weights,
-)
+from evovit_jax import durations, scoring
 from evovit_jax.data import pipeline
+from evovit_jax.data.mixing import Batch
 from evovit_jax.data.source import Source
 from evovit_jax.errors import UserError
 from evovit_jax.hardware import cpu
-from evovit_jax.inputs import Batch
+from evovit_jax.models.variables import Skeleton
 from evovit_jax.parallel import sharding
-from evovit_jax.state import Skeleton, TrainState, new_state
-from evovit_jax.step import MEASURED, TrainStep, make_eval_step, new_meter
+from evovit_jax.train import (
+    distillation,
+    initial_weights,
+    learning_rate,
+    losses,
+    nan_guard,
+    optimizer,
+    reduction_schedule,
+)
+from evovit_jax.train.state import TrainState, new_state
+from evovit_jax.train.step import MEASURED, TrainStep, make_eval_step, new_meter
 
 
 class Run:
@@ -61,9 +61,9 @@ class Run:
         self.mesh = sharding.make_mesh(config, devices)
         examples = examples or pipeline.examples_per_epoch(config, self.train_source)
         self._set_durations(examples)
-        self.phases = phases.plan(config, total=self.total, examples=examples)
+        self.phases = reduction_schedule.plan(config, total=self.total, examples=examples)
         warmup = durations.steps(config, "warmup", examples) or 0
-        self.schedule = schedules.learning_rate(config, total=self.total, warmup=warmup)
+        self.schedule = learning_rate.learning_rate(config, total=self.total, warmup=warmup)
         self._make_step(durations.steps(config, "freeze", examples))
 
     def _set_durations(self, examples: int) -> None:
@@ -80,7 +80,7 @@ class Run:
         abstract = nnx.eval_shape(self.create_model)
         self.skeleton = Skeleton(abstract)
         params, stats = Skeleton.variables(abstract)
-        tx = optim.optimizer(self.config, params, self.schedule, freeze=freeze)
+        tx = optimizer.optimizer(self.config, params, self.schedule, freeze=freeze)
         classes, teacher = self.config.model.num_classes, distillation.make_teacher(self.config)
         step = TrainStep(self.config, self.skeleton, tx, classes, teacher=teacher)
         self._place_teacher()
@@ -145,7 +145,7 @@ class Run:
             return self._init()
         model = self.create_model()
         allowed = self.config.init_allow_missing or False
-        values = starting_weights.load(model, self.config.init_weights, allow_missing=allowed)
+        values = initial_weights.load(model, self.config.init_weights, allow_missing=allowed)
         nan_guard.check_values(values[0], self.config.init_weights)
         return self._init(values=values)
 
@@ -160,7 +160,7 @@ class Run:
 
     def step_at(self, step: int) -> "Step":
         """The compiled training step of the phase that step number `step` is in."""
-        return Step(self._compiled(phases.at(self.phases, step).overrides), self)
+        return Step(self._compiled(reduction_schedule.at(self.phases, step).overrides), self)
 
     def _compile(self, overrides: tuple[tuple[str, Any], ...]) -> Callable:
         def train_step(state: TrainState, batch: Batch, teacher: Any) -> TrainState:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from evovit_jax.errors import UserError
-from evovit_jax.state import Variables
+from evovit_jax.models.variables import Variables
 
 ALL_FINITE = -1
 

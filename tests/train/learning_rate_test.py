@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evovit_jax import config as config_lib
-from evovit_jax import schedules
+from evovit_jax.train import learning_rate
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def config():
 
 
 def test_rise_then_cosine(config):
-    rate = schedules.learning_rate(config, total=100, warmup=10)
+    rate = learning_rate.learning_rate(config, total=100, warmup=10)
     peak = 2e-3
     for step in range(10):
         assert float(rate(step)) == pytest.approx(1e-5 + (peak - 1e-5) * step / 10, rel=1e-5)
@@ -33,10 +33,10 @@ def test_rise_then_cosine(config):
 
 
 def test_stays_at_the_minimum_after_the_end(config):
-    rate = schedules.learning_rate(config, total=10, warmup=0)
+    rate = learning_rate.learning_rate(config, total=10, warmup=0)
     np.testing.assert_allclose(rate(50), 1e-4, rtol=1e-6)
 
 
 def test_unscaled(config):
     config.optim.reference_batch = 0
-    np.testing.assert_allclose(schedules.learning_rate(config, total=10, warmup=0)(0), 1e-3)
+    np.testing.assert_allclose(learning_rate.learning_rate(config, total=10, warmup=0)(0), 1e-3)

@@ -9,11 +9,12 @@ import pytest
 
 import evovit_jax
 from evovit_jax import config as config_lib
-from evovit_jax import convert, distillation, losses
+from evovit_jax import convert
 from evovit_jax.errors import UserError
 from evovit_jax.models import Outputs
 from evovit_jax.parallel import sharding
-from evovit_jax.run import Run
+from evovit_jax.train import distillation, losses
+from evovit_jax.train.program import Run
 
 LOGITS = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]], np.float32)
 DIST = np.array([[0.0, 1.0, 0.0], [2.0, 0.0, 1.0]], np.float32)

@@ -24,11 +24,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from evovit_jax import reduction, starting_weights
+from evovit_jax import reduction
 from evovit_jax.errors import UserError, suggestion
 from evovit_jax.models import Outputs, create_model, model_entry
+from evovit_jax.models.variables import Skeleton, Variables
 from evovit_jax.prepared import read_run
-from evovit_jax.state import Skeleton, Variables
+from evovit_jax.train import initial_weights
 
 KINDS = ("none", "soft", "hard", "cls", "self")
 RANDOM = "random"  # in the place of the teacher's weights: an untrained one, to try things out
@@ -190,7 +191,7 @@ def load_values(config: ConfigDict) -> TeacherValues:
     model, weights = _create(config), _weights(config)
     if weights == RANDOM:
         return Skeleton.variables(model)
-    return starting_weights.load(model, weights, teaches=True)
+    return initial_weights.load(model, weights, teaches=True)
 
 
 def _create(config: ConfigDict) -> nnx.Module:

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import pytest
 
-from evovit_jax import nan_guard
 from evovit_jax.errors import UserError
+from evovit_jax.train import nan_guard
 
 
 def test_the_first_of_several():

@@ -15,13 +15,15 @@ import optax
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from evovit_jax import ema, losses, nan_guard
-from evovit_jax.accumulation import mean_gradients
 from evovit_jax.data import mixing
-from evovit_jax.distillation import Teacher, TeacherValues
-from evovit_jax.inputs import Batch, prepare
+from evovit_jax.data.mixing import Batch
+from evovit_jax.models.variables import Skeleton, Variables
 from evovit_jax.scoring import score
-from evovit_jax.state import Skeleton, TrainState, Variables
+from evovit_jax.train import ema, losses, nan_guard
+from evovit_jax.train.distillation import Teacher, TeacherValues
+from evovit_jax.train.micro_batches import mean_gradients
+from evovit_jax.train.prepare_batch import prepare
+from evovit_jax.train.state import TrainState
 
 Overrides = tuple[tuple[str, Any], ...]
 # What the meter sums up beside the loss's terms.

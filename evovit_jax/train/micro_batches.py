@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from evovit_jax.losses import Terms
-from evovit_jax.state import Variables
+from evovit_jax.models.variables import Variables
+from evovit_jax.train.losses import Terms
 
 
 def mean_gradients(

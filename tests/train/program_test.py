@@ -12,8 +12,8 @@ from evovit_jax.convert import load_weights
 from evovit_jax.data import pipeline
 from evovit_jax.errors import UserError
 from evovit_jax.models.norm import fuse
-from evovit_jax.run import Run
-from evovit_jax.state import Skeleton
+from evovit_jax.models.variables import Skeleton
+from evovit_jax.train.program import Run
 
 
 def make_run(**fields):

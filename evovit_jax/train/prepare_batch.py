@@ -4,11 +4,9 @@ import jax
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from evovit_jax import losses
 from evovit_jax.data import mixing
-
-# image: uint8 [b h w 3]; label: int32 [b]; in evaluation mask: bool [b].
-Batch = dict[str, jax.Array]
+from evovit_jax.data.mixing import Batch
+from evovit_jax.train import losses
 
 
 def prepare(

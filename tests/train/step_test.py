@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from evovit_jax import nan_guard
 from evovit_jax.parallel import sharding
-from evovit_jax.run import Run
+from evovit_jax.train import nan_guard
+from evovit_jax.train.program import Run
 
 QUIET = {
     "augment__mixup": 0.0,

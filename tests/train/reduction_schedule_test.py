@@ -5,19 +5,19 @@ import math
 import pytest
 
 from evovit_jax import config as config_lib
-from evovit_jax import phases
 from evovit_jax.errors import UserError
+from evovit_jax.train import reduction_schedule
 
 
 def plan(reduction, total=90, model="deit_small_patch16_224", **fields):
     c = config_lib.get_config()
     c.batch_size, c.reduction, c.model.name = 10, reduction, model
     c.update(**fields)
-    return phases.plan(c, total=total, examples=100)
+    return reduction_schedule.plan(c, total=total, examples=100)
 
 
 def test_dense_has_one_program():
-    assert plan("") == (phases.Phase(0, ()),)
+    assert plan("") == (reduction_schedule.Phase(0, ()),)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_evo_levit_learns_its_trade_off_after_the_switch():
 
 
 def test_evo_in_every_block_for_good():
-    assert plan("evo,selection=layer") == (phases.Phase(0, ()),)
+    assert plan("evo,selection=layer") == (reduction_schedule.Phase(0, ()),)
 
 
 def test_the_keep_rate_falls_in_levels():
@@ -84,8 +84,11 @@ def test_a_schedule_of_what_the_reduction_has_not():
 
 def test_which_phase_a_step_is_in():
     found = plan("evo")
-    assert [phases.at(found, step).start for step in (0, 59, 60, 89)] == [0, 0, 60, 60]
-    assert phases.describe(found[1]) == "from step 60 on the reduction runs with selection=stage"
+    assert [reduction_schedule.at(found, step).start for step in (0, 59, 60, 89)] == [0, 0, 60, 60]
+    assert (
+        reduction_schedule.describe(found[1])
+        == "from step 60 on the reduction runs with selection=stage"
+    )
 
 
 def test_a_keep_rate_that_cannot_fall():

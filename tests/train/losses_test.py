@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from evovit_jax import config as config_lib
-from evovit_jax import losses
 from evovit_jax.errors import UserError
 from evovit_jax.models import Outputs
+from evovit_jax.train import losses
 
 LOGITS = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]], np.float32)
 OTHER = np.array([[0.0, 1.0, 0.0], [2.0, 0.0, 1.0]], np.float32)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from tiny import tiny_config
 
-from evovit_jax.inputs import prepare
+from evovit_jax.train.prepare_batch import prepare
 
 BATCH = {
     "image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)),

@@ -13,15 +13,15 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from evovit_jax import nan_guard, phases
 from evovit_jax.parallel import sharding
 from evovit_jax.parallel.preemption import Preemption
-from evovit_jax.profiling import Profiler
-from evovit_jax.run import Run
-from evovit_jax.speed import Cost, InputWait
+from evovit_jax.train import nan_guard, reduction_schedule
+from evovit_jax.train.profiler import Profiler
+from evovit_jax.train.program import Run
+from evovit_jax.train.utilisation import Cost, InputWait, Pace, progress
 from evovit_jax.workdir.checkpoints import Checkpointer
 from evovit_jax.workdir.config_file import kept, locate
-from evovit_jax.workdir.metrics import MetricWriter, Pace, progress
+from evovit_jax.workdir.metrics import MetricWriter
 
 STALE = 0.1  # share of the initial values in the final average above which it is said
 
@@ -147,7 +147,7 @@ class Loop:
         batch = sharding.put_batch(self.run.mesh, batch)
         if any(phase.start == step for phase in self.run.phases):
             self.pace.pause()  # another program: its compilation is no part of the pace
-            say(phases.describe(phases.at(self.run.phases, step)))
+            say(reduction_schedule.describe(reduction_schedule.at(self.run.phases, step)))
         self.cost.gmacs(step)  # counted here, where the program is compiled too
         self.state = self.run.step_at(step)(self.state, batch)
         if not self.pace.stepped():

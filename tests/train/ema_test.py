@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from evovit_jax import ema
+from evovit_jax.train import ema
 
 
 def test_update():

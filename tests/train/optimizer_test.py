@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from evovit_jax import config as config_lib
-from evovit_jax import optim
 from evovit_jax.errors import UserError
+from evovit_jax.train import optimizer
 
 PARAMS = {
     "blocks/0/kernel": jnp.array([[1.0, -2.0], [0.5, 4.0]]),
@@ -30,7 +30,7 @@ def config():
 
 
 def run(config, steps=3, rate=0.01, freeze=None, grads=GRADS):
-    tx = optim.optimizer(config, PARAMS, lambda step: jnp.float32(rate), freeze=freeze)
+    tx = optimizer.optimizer(config, PARAMS, lambda step: jnp.float32(rate), freeze=freeze)
     params, state, history = PARAMS, tx.init(PARAMS), []
     for _ in range(steps):
         updates, state = tx.update(grads, state, params)

@@ -6,7 +6,7 @@ from flax import nnx
 from tiny import OVERRIDES, run_model
 
 import evovit_jax
-from evovit_jax.state import Skeleton
+from evovit_jax.models.variables import Skeleton
 
 FIELDS = {name.removeprefix("model."): v for name, v in OVERRIDES.items() if "model." in name}
 

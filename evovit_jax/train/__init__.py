@@ -1,0 +1,1 @@
+"""What happens between two steps of a training, and what a step is made of."""
