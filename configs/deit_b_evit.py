@@ -15,7 +15,7 @@ Cost: about 68 A100-hours, an estimate and not a measurement: 2 x 3 x 11.61 GMAC
 from ml_collections import ConfigDict
 
 from evovit_jax import config as config_lib
-from evovit_jax import recipes
+from evovit_jax.config import recipes
 
 
 def get_config(variant: str = "") -> ConfigDict:

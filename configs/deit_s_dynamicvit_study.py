@@ -16,7 +16,7 @@ images x 30 epochs at 35 % of 312 TFLOP/s, bfloat16.
 
 from ml_collections import ConfigDict
 
-from evovit_jax import recipes
+from evovit_jax.config import recipes
 
 
 def get_config(variant: str = "") -> ConfigDict:

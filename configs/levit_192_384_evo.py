@@ -15,7 +15,7 @@ M images x 300 epochs at 35 % of 156 TFLOP/s, TF32.
 from ml_collections import ConfigDict
 
 from evovit_jax import config as config_lib
-from evovit_jax import recipes
+from evovit_jax.config import recipes
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -17,7 +17,7 @@ Cost: 1 min 37 s on 2 CPU cores, measured in the same run.
 from ml_collections import ConfigDict
 
 from evovit_jax import config as config_lib
-from evovit_jax import recipes
+from evovit_jax.config import recipes
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from evovit_jax import reduction
+from evovit_jax.config.fields import RANDOM
 from evovit_jax.errors import UserError, suggestion
 from evovit_jax.models import Outputs, create_model, model_entry
 from evovit_jax.models.variables import Skeleton, Variables
@@ -32,7 +33,6 @@ from evovit_jax.prepared import read_run
 from evovit_jax.train import initial_weights
 
 KINDS = ("none", "soft", "hard", "cls", "self")
-RANDOM = "random"  # in the place of the teacher's weights: an untrained one, to try things out
 
 TeacherValues = tuple[Variables, Variables]
 Terms = dict[str, Float[Array, ""]]

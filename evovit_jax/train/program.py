@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 import evovit_jax
 from evovit_jax import config as config_lib
-from evovit_jax import durations, scoring
+from evovit_jax import scoring
+from evovit_jax.config import durations
 from evovit_jax.data import pipeline
 from evovit_jax.data.mixing import Batch
 from evovit_jax.data.source import Source

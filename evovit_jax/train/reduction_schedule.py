@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from evovit_jax import durations
+from evovit_jax.config import durations
 from evovit_jax.errors import UserError
 from evovit_jax.models import model_entry
 

@@ -75,7 +75,11 @@ def test_kept_it_is_a_method_like_the_others(walk, monkeypatch):
 def test_to_keep_it_names_every_step():
     """A new method fails the tests of a step that it has not taken: the text must name them all."""
     text = DOCUMENT.read_text().partition("## To keep it")[2].partition("\n## ")[0]
-    for step in ("`METHODS`", "`UPDATE_GOLDEN=1 pytest tests/recipes_test.py`", "another name"):
+    for step in (
+        "`METHODS`",
+        "`UPDATE_GOLDEN=1 pytest tests/config/recipes_test.py`",
+        "another name",
+    ):
         assert step in " ".join(text.split())
     paths = re.findall(r"`((?:evovit_jax|configs|docs|tests)/[^`]+)`", text)
     assert {"docs/methods.md", "evovit_jax/reduction/NAME.py", "configs/deit_s_NAME.py"} <= {*paths}

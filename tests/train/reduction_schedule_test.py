@@ -85,10 +85,8 @@ def test_a_schedule_of_what_the_reduction_has_not():
 def test_which_phase_a_step_is_in():
     found = plan("evo")
     assert [reduction_schedule.at(found, step).start for step in (0, 59, 60, 89)] == [0, 0, 60, 60]
-    assert (
-        reduction_schedule.describe(found[1])
-        == "from step 60 on the reduction runs with selection=stage"
-    )
+    said = reduction_schedule.describe(found[1])
+    assert said == "from step 60 on the reduction runs with selection=stage"
 
 
 def test_a_keep_rate_that_cannot_fall():

@@ -3,7 +3,7 @@
 import pytest
 
 from evovit_jax import config as config_lib
-from evovit_jax import durations
+from evovit_jax.config import durations
 from evovit_jax.errors import UserError
 
 

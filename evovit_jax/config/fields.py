@@ -10,25 +10,12 @@ pairs over parameter names such as "blocks/0/attn/qkv/kernel"; the first that ma
 counts, and every name must be matched.
 """
 
-import difflib
-import pathlib
-import re
-import runpy
-import traceback
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from evovit_jax import durations
-from evovit_jax.errors import UserError, suggestion
-from evovit_jax.smoke import smoke
-
-# A flag that changes a field: --config.batch_size=128.
-OVERRIDE = re.compile(r"--?config\.([\w.\[\]]+)(?:=|$)")
-CONFIG = re.compile(r"--?config=(.*)")
+RANDOM = "random"  # in the place of a teacher's weights: an untrained one, to try things out
 
 
 def get_config() -> ConfigDict:
@@ -197,31 +184,6 @@ def _distill() -> ConfigDict:
     return c
 
 
-def finish(config: ConfigDict, variant: str, /, **variants: Mapping[str, Any]) -> ConfigDict:
-    """Applies a recipe's variant.
-
-    Args:
-      config: the recipe.
-      variant: what follows the colon of `configs/x.py:VARIANT`; "" = the recipe as it is.
-      **variants: this recipe's own variants, {field: value}, nested fields with dots.
-
-    Raises:
-      UserError: an unknown variant.
-    """
-    for name in filter(None, variant.split(",")):
-        if name in variants:
-            config.update_from_flattened_dict(variants[name])
-            durations.settle(config, variants[name])
-        elif name == "smoke":
-            smoke(config)
-        else:
-            raise UserError(
-                f"unknown variant {name!r} of this config; "
-                + suggestion(name, ["smoke", *variants])
-            )
-    return config
-
-
 def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
     """All fields by their full names, such as "optim.learning_rate"."""
     names = []
@@ -233,151 +195,8 @@ def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
     return names
 
 
-# Where numbers have to be, as intervals are written; "inf)" refuses infinity itself, and NaN.
-INTERVALS = {
-    "[1, inf)": (
-        "batch_size", "eval_batch_size", "accumulate", "keep_rate_levels", "augment.repeats",
-        "model.image_size", "model.patch_size", "model.num_classes", "model.key_dim",
-    ),
-    "[0, inf)": (
-        "data_threads", "data_processes", "data_limit_unreadable", "keep_checkpoints", "keep_best",
-        "optim.learning_rate", "optim.warmup_learning_rate", "optim.min_learning_rate",
-        "optim.reference_batch", "optim.eps", "optim.weight_decay", "optim.clip_norm", "optim.agc",
-        "augment.pad", "augment.color_jitter", "augment.mixup", "augment.cutmix",
-        "augment.mix_group", "eval_transform.resize",
-    ),
-    "[0, 1]": (
-        "augment.flip", "augment.erasing_prob", "augment.mix_prob", "augment.mix_switch_prob",
-        "loss.label_smoothing", "loss.cls_weight", "distill.alpha",
-    ),
-    "[0, 1)": ("ema.decay", "optim.beta1", "optim.beta2", "model.drop_path_rate"),
-    "(0, 1]": ("eval_transform.crop_fraction",),
-    "(0, inf)": ("distill.tau", "model.mlp_ratio"),
-}  # fmt: skip
-# The same of every number of a tuple, and how many they are.
-TUPLES = {
-    "mean": (3, "[0, 1]"),
-    "std": (3, "(0, inf)"),
-    "augment.scale": (2, "(0, inf)"),
-    "augment.ratio": (2, "(0, inf)"),
-}
-
-
-def check(config: ConfigDict) -> None:
-    """Refuses values that no run can use.
-
-    Raises:
-      UserError: naming the field.
-    """
-    values = {name: _value(config, name) for name in field_names(config)}
-    for interval, names in INTERVALS.items():
-        for name in names:
-            if values[name] is not None and not _is_in(values[name], interval):
-                raise UserError(f"{name}={values[name]} must be {_in_words(interval)}")
-    for name, (length, interval) in TUPLES.items():
-        value = values[name]
-        if not isinstance(value, Sequence) or len(value) != length:
-            raise UserError(f"{name}={value} must have {length} numbers")
-        if not all(_is_in(one, interval) for one in value):
-            raise UserError(f"{name}={value}: each must be {_in_words(interval)}")
-    if config.batch_size % config.accumulate:
-        raise UserError(
-            f"batch_size={config.batch_size} does not divide into accumulate="
-            f"{config.accumulate} micro-batches"
-        )
-
-
-def _value(config: ConfigDict, name: str) -> Any:
+def value_of(config: ConfigDict, name: str) -> Any:
+    """The value of the field of this full name."""
     for part in name.split("."):
         config = config[part]
     return config
-
-
-def _is_in(value: Any, interval: str) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    low, high = map(float, interval[1:-1].split(","))
-    above = value >= low if interval[0] == "[" else value > low
-    return above and (value <= high if interval[-1] == "]" else value < high)
-
-
-def _in_words(interval: str) -> str:
-    """What an interval asks for: "at least 1", "above 0", "in [0, 1)"."""
-    low, high = interval[1:-1].split(", ")
-    if high != "inf":
-        return f"in {interval}"
-    return f"at least {low}" if interval[0] == "[" else f"above {low}"
-
-
-def load(spec: str) -> ConfigDict:
-    """The recipe `FILE.py` or `FILE.py:VARIANT`.
-
-    Raises:
-      UserError: there is no such file, it cannot be run (with the line of it that fails), or it has
-        no such variant.
-    """
-    path, _, variant = spec.partition(":")
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"there is no config file {path!r}")
-    try:
-        return runpy.run_path(path)["get_config"](variant)
-    except UserError:
-        raise
-    except Exception as error:  # whatever the recipe's own code raises
-        calls = traceback.extract_tb(error.__traceback__)
-        lines = [f" line {call.lineno}" for call in calls if call.filename == path]
-        raise UserError(f"config {path}{''.join(lines[-1:])}: {_one_line(error)}") from error
-
-
-def from_flags(
-    values: flags.FlagValues, argv: Sequence[str], required: Sequence[str]
-) -> ConfigDict:
-    """Parses a command's flags; returns the recipe of `--config` with what is overridden.
-
-    A duration given on the command line replaces its siblings.
-
-    Raises:
-      UserError: an unknown flag, field, file or variant, a value of another type, or a flag of
-        `required` that is not given.
-    """
-    overrides = [found[1] for found in map(OVERRIDE.match, argv) if found]
-    # Loaded here first, for ml_collections reports what is wrong with a recipe as a traceback.
-    for spec in (found[1] for found in map(CONFIG.match, argv) if found):
-        recipe = load(spec)
-        known = field_names(recipe)
-        for field in overrides:
-            name, bracket, _ = field.partition("[")
-            if name not in known:
-                raise UserError(f"unknown field config.{field}; {_field_hint(field, known)}")
-            if bracket:  # tuples, which have no members to assign to
-                value = f"{_value(recipe, name)}".replace(" ", "")
-                raise UserError(f'config.{name} is given whole: --config.{name}="{value}"')
-    try:
-        values(list(argv))
-        for name in required:
-            if not values[name].present:
-                raise UserError(f"--{name} is required; --help shows all flags")
-        config = values.config
-    except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
-        raise UserError(_one_line(error)) from error
-    durations.settle(config, overrides)
-    return config
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-    return " ".join(text.split())
-
-
-def _field_hint(field: str, known: list[str]) -> str:
-    ends = {name.split(".")[-1]: name for name in known}
-    # The right group first; then the right name in another group.
-    close = difflib.get_close_matches(field, known, n=1)
-    close = close or [
-        ends[end] for end in difflib.get_close_matches(field.split(".")[-1], ends, n=1)
-    ]
-    return f"did you mean config.{close[0]}?" if close else f"the groups: {_groups(known)}"
-
-
-def _groups(known: list[str]) -> str:
-    return ", ".join(sorted({name.split(".")[0] for name in known if "." in name}))

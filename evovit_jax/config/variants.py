@@ -1,11 +1,14 @@
-"""Any recipe in two steps: its `:smoke` variant."""
+"""The variants of a recipe: its own by name, and any recipe in two steps as `:smoke`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from evovit_jax import durations, reduction
-from evovit_jax.train.distillation import RANDOM
+from evovit_jax import reduction
+from evovit_jax.config import durations
+from evovit_jax.config.fields import RANDOM
+from evovit_jax.errors import UserError, suggestion
 
 
 def smoke(config: ConfigDict) -> None:
@@ -73,3 +76,28 @@ def teacher(spec: str) -> str:
     fields = network(name).items() if name else ()
     kept = ((key.removeprefix("model."), value) for key, value in fields if value is not None)
     return reduction.describe({"name": name, **dict(kept)}) if name else ""
+
+
+def finish(config: ConfigDict, variant: str, /, **variants: Mapping[str, Any]) -> ConfigDict:
+    """Applies a recipe's variant.
+
+    Args:
+      config: the recipe.
+      variant: what follows the colon of `configs/x.py:VARIANT`; "" = the recipe as it is.
+      **variants: this recipe's own variants, {field: value}, nested fields with dots.
+
+    Raises:
+      UserError: an unknown variant.
+    """
+    for name in filter(None, variant.split(",")):
+        if name in variants:
+            config.update_from_flattened_dict(variants[name])
+            durations.settle(config, variants[name])
+        elif name == "smoke":
+            smoke(config)
+        else:
+            raise UserError(
+                f"unknown variant {name!r} of this config; "
+                + suggestion(name, ["smoke", *variants])
+            )
+    return config

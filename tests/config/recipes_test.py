@@ -1,7 +1,7 @@
 """Every recipe, written out in full, against what was reviewed; and what it says of its cost.
 
-`UPDATE_GOLDEN=1 pytest tests/recipes_test.py` writes tests/golden/configs anew; the change of those
-files is what a reviewer reads.
+`UPDATE_GOLDEN=1 pytest tests/config/recipes_test.py` writes tests/golden/configs anew; the change
+of those files is what a reviewer reads.
 """
 
 import os
@@ -11,7 +11,7 @@ import pytest
 from tiny import CONFIGS
 
 from evovit_jax import config as config_lib
-from evovit_jax import durations, recipes
+from evovit_jax.config import durations, recipes
 from evovit_jax.models import model_entry
 from evovit_jax.train.distillation import check
 
