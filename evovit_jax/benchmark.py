@@ -14,11 +14,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from evovit_jax import output_folder
 from evovit_jax.benchmarking import own_models, rows
 from evovit_jax.benchmarking import report as benchmark_report
 from evovit_jax.errors import UserError, run_command
 from evovit_jax.hardware import cpu
+from evovit_jax.inference import output_folder
 
 
 def parse_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -17,12 +17,12 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from evovit_jax import evaluate, flops, output_folder, scoring
-from evovit_jax import prepared as prepared_lib
+from evovit_jax import flops
 from evovit_jax.benchmarking import timing
 from evovit_jax.errors import UserError, run_command
+from evovit_jax.inference import evaluation, model_flags, output_folder, scoring
+from evovit_jax.inference.ready_model import ReadyModel
 from evovit_jax.parallel import sharding
-from evovit_jax.prepared import Prepared
 
 COLUMNS = {
     "reduction": "reduction",
@@ -43,7 +43,7 @@ def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    prepared_lib.add_flags(parser)
+    model_flags.add_flags(parser)
     parser.add_argument("--data", required=True, help="tfds:NAME[:SPLIT] or folder:PATH")
     parser.add_argument("--data_dir", default="", help="where TFDS data sets lie")
     parser.add_argument("--reductions", required=True, help='as --reduction, "SPEC;SPEC;..."')
@@ -62,11 +62,11 @@ def check(flags: argparse.Namespace) -> pathlib.Path:
     """
     if flags.rounds < 1:
         raise UserError(f"--rounds={flags.rounds} must be at least 1")
-    evaluate.check_batch_size(flags.batch_size)
+    evaluation.check_batch_size(flags.batch_size)
     return output_folder.open_folder(flags.output)
 
 
-def prepare_all(flags: argparse.Namespace) -> list[Prepared]:
+def prepare_all(flags: argparse.Namespace) -> list[ReadyModel]:
     """The model with the same weights once a reduction.
 
     Raises:
@@ -81,14 +81,14 @@ def prepare_all(flags: argparse.Namespace) -> list[Prepared]:
     for spec in tqdm(specs, desc="load", unit="reduction", disable=None):
         try:
             one = argparse.Namespace(**vars(flags) | {"reduction": spec})
-            found.append(prepared_lib.prepare_from(one))
+            found.append(model_flags.prepare_from(one))
         except UserError as error:
             raise UserError(f"reduction {spec}: {error}") from None
     return found
 
 
 def compare(
-    models: list[Prepared],
+    models: list[ReadyModel],
     data: str,
     *,
     batch_size: int | None = None,
@@ -105,13 +105,13 @@ def compare(
     Raises:
       UserError: the data cannot be used, or has other classes than the models.
     """
-    config = evaluate.data_config(models[0], data, batch_size=batch_size, data_dir=data_dir)
+    config = evaluation.data_config(models[0], data, batch_size=batch_size, data_dir=data_dir)
     mesh = sharding.make_mesh(config)
-    batches = evaluate.open_batches(models[0], config)
+    batches = evaluation.open_batches(models[0], config)
     steps, sums, batch = {}, {}, None
     with jax.set_mesh(mesh):
         for model in tqdm(models, desc="compile", unit="reduction", disable=None):
-            steps[model.reduction] = evaluate.compiled_step(model, config, mesh)
+            steps[model.reduction] = evaluation.compiled_step(model, config, mesh)
             sums[model.reduction] = jax.device_put(scoring.new_sums(), sharding.replicated(mesh))
         for on_host in tqdm(batches, desc="evaluate", unit="batch", disable=None):
             batch = sharding.put_batch(mesh, on_host)

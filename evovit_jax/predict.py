@@ -13,11 +13,11 @@ import jax
 import numpy as np
 from flax import nnx
 
-from evovit_jax import prepared as prepared_lib
-from evovit_jax.class_names import class_names
 from evovit_jax.data.decode import UnreadableImage, open_image
 from evovit_jax.errors import UserError, run_command
-from evovit_jax.prepared import Prepared
+from evovit_jax.inference import model_flags
+from evovit_jax.inference.class_names import class_names
+from evovit_jax.inference.ready_model import ReadyModel
 
 TOP = 5
 BATCH = 8
@@ -30,14 +30,14 @@ def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    prepared_lib.add_flags(parser)
+    model_flags.add_flags(parser)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--class_names", help="file with a name a line (default: ImageNet's)")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     return parser.parse_args(arguments)
 
 
-def predict(prepared: Prepared, files: list[str], names: list[str]) -> list[dict[str, Any]]:
+def predict(prepared: ReadyModel, files: list[str], names: list[str]) -> list[dict[str, Any]]:
     """The most probable classes of image files.
 
     Returns:
@@ -71,7 +71,7 @@ def predict(prepared: Prepared, files: list[str], names: list[str]) -> list[dict
     return found
 
 
-def read(prepared: Prepared, file: str) -> np.ndarray:
+def read(prepared: ReadyModel, file: str) -> np.ndarray:
     """The pixels of an image file that the model sees, uint8 `[s, s, 3]`.
 
     Raises:
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
       UserError: bad flags, weights or images.
     """
     flags = parse_flags(arguments)
-    prepared = prepared_lib.prepare_from(flags)
+    prepared = model_flags.prepare_from(flags)
     names = class_names(
         prepared.model.config.num_classes, file=flags.class_names, weights=flags.weights
     )

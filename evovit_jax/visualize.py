@@ -16,18 +16,17 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from tqdm import tqdm
 
-from evovit_jax import output_folder, token_pictures
-from evovit_jax import prepared as prepared_lib
 from evovit_jax.data.decode import Picture, UnreadableImage, open_image
 from evovit_jax.data.source import open_source
 from evovit_jax.errors import UserError, run_command
-from evovit_jax.prepared import Prepared
+from evovit_jax.inference import model_flags, output_folder, token_pictures
+from evovit_jax.inference.ready_model import ReadyModel
 
 
 def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command's flags."""
     parser = argparse.ArgumentParser(prog="python -m evovit_jax.visualize", description=__doc__)
-    prepared_lib.add_flags(parser)
+    model_flags.add_flags(parser)
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files")
     parser.add_argument("--data", help="tfds:NAME[:SPLIT] or folder:PATH, instead of files")
     parser.add_argument("--count", type=int, default=8, help="how many images of --data")
@@ -94,7 +93,7 @@ def _token_maps(graphdef, state, images):
 
 
 def token_maps(
-    prepared: Prepared, images: UInt8[np.ndarray, "b s s 3"]
+    prepared: ReadyModel, images: UInt8[np.ndarray, "b s s 3"]
 ) -> tuple[Int[np.ndarray, "b"], list[Int[np.ndarray, "b N"]]]:
     """The predicted class of each image, and the source map of each block."""
     from flax import nnx
@@ -104,7 +103,7 @@ def token_maps(
     return np.asarray(classes), [np.asarray(token_map) for token_map in maps[:-1]]
 
 
-def draw(prepared: Prepared, name: str, picture: Picture, folder: pathlib.Path) -> pathlib.Path:
+def draw(prepared: ReadyModel, name: str, picture: Picture, folder: pathlib.Path) -> pathlib.Path:
     """Writes the picture of one image; returns its path.
 
     Raises:
@@ -134,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     flags = parse_flags(arguments)
     folder = check(flags)
-    prepared = prepared_lib.prepare_from(flags)
+    prepared = model_flags.prepare_from(flags)
     total = len(flags.images) or flags.count
     pictures = tqdm(named_pictures(flags), total=total, desc="visualize", unit="image")
     paths = [str(draw(prepared, name, picture, folder)) for name, picture in pictures]

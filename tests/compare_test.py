@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evovit_jax import compare, evaluate
-from evovit_jax.convert import to_torch
+from evovit_jax import compare
 from evovit_jax.errors import UserError
+from evovit_jax.inference import evaluation
+from evovit_jax.inference.ready_model import prepare
 from evovit_jax.models import create_model
-from evovit_jax.prepared import prepare
+from evovit_jax.weights import to_torch
 
 TINY = {"image_size": 32, "num_classes": 4}
 
@@ -50,7 +51,7 @@ def test_rows_files_and_json(scene, capsys):
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["reduction"] for row in found["rows"]] == specs
     for row in found["rows"]:
-        alone = evaluate.evaluate(
+        alone = evaluation.evaluate(
             prepare("deit_tiny_patch16_224", str(scene / "weights.npz"), row["reduction"], **TINY),
             f"folder:{scene / 'images'}",
             quiet=True,

@@ -20,12 +20,12 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from evovit_jax.convert import from_torch
 from evovit_jax.data import randaugment
 from evovit_jax.models.levit import LeViT, LeViTConfig
 from evovit_jax.models.lvvit import LVViT, LVViTConfig
 from evovit_jax.models.outputs import Outputs
 from evovit_jax.models.vit import VisionTransformer, ViTConfig
+from evovit_jax.weights import from_torch
 
 HERE = pathlib.Path(__file__).parent / "golden"
 TOLERANCE = 1e-4

@@ -9,7 +9,7 @@ from tiny import run_model
 
 from evovit_jax import predict
 from evovit_jax.errors import UserError
-from evovit_jax.prepared import prepare
+from evovit_jax.inference.ready_model import prepare
 
 SMALL = {"image_size": 32, "patch_size": 16, "embed_dim": 12, "depth": 1, "num_heads": 3}
 
@@ -43,7 +43,7 @@ def test_the_five_most_probable_classes_in_order(images):
 
 def test_the_command_ends_with_json(images, capsys, monkeypatch):
     small = prepare("deit_tiny_patch16_224", num_classes=7, **SMALL)
-    monkeypatch.setattr(predict.prepared_lib, "prepare_from", lambda flags: small)
+    monkeypatch.setattr(predict.model_flags, "prepare_from", lambda flags: small)
     assert predict.main(["--model=deit_tiny_patch16_224", images[0], "--json"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == images[0]

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import evovit_jax
-from evovit_jax.convert import to_torch
+from evovit_jax.weights import to_torch
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()

@@ -35,8 +35,8 @@ def test_writes_one_picture_an_image(photo, tmp_path, capsys):
 @pytest.mark.parametrize("name", [n for n in list_reductions() if n != "none"])
 def test_every_reducer_has_a_picture(name, photo):
     """Panels that differ from the untouched grid, whatever the method does to the tokens."""
-    from evovit_jax import token_pictures
-    from evovit_jax.prepared import prepare
+    from evovit_jax.inference import token_pictures
+    from evovit_jax.inference.ready_model import prepare
 
     prepared = prepare("deit_tiny_patch16_224", reduction=name, image_size=64, depth=4)
     crop = prepared.crop(open_image(photo.read_bytes()))

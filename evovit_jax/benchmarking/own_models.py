@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from evovit_jax import flops, inference
+from evovit_jax import flops
 from evovit_jax.benchmarking import matmul_peak
 from evovit_jax.benchmarking.timing import Measure, measure
 from evovit_jax.errors import UserError
 from evovit_jax.hardware import cpu
+from evovit_jax.inference.compiled import default_chunk
+from evovit_jax.inference.compiled import program as program_of
 from evovit_jax.models import create_model
 from evovit_jax.models.registry import model_entry
 from evovit_jax.models.variables import Skeleton
@@ -75,7 +77,7 @@ def make(
         jax.random.key(0), (batch_size, side, side, model.config.in_channels)
     )
     if mode == "inference":
-        chunk = inference.default_chunk(side) if chunk is None else chunk
+        chunk = default_chunk(side) if chunk is None else chunk
         call, program, seconds = _inference(model, images, chunk)
         rows = min(batch_size, chunk or batch_size)
     else:
@@ -118,7 +120,7 @@ def _compile(function: Callable, *arguments: Any, **settings: Any) -> Any:
 
 
 def _inference(model: nnx.Module, images: jax.Array, chunk: int | None) -> tuple:
-    logits, state = inference.program(model, chunk=chunk)
+    logits, state = program_of(model, chunk=chunk)
     program, seconds = _compile(logits, state, images)
     compiled = program[0]
     return lambda: compiled(state, images).block_until_ready(), program, seconds

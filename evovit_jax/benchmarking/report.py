@@ -5,7 +5,7 @@ import json
 import pathlib
 from typing import Any
 
-from evovit_jax import output_folder
+from evovit_jax.inference import output_folder
 
 COLUMNS = {
     "framework": "framework",

@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from evovit_jax.data.rows import EvalRows, TrainRows, empty_rows, open_train_rows
+from evovit_jax.data.batch_rows import EvalRows, TrainRows, empty_rows, open_train_rows
 from evovit_jax.data.sampler import Sampler, batch_layout, epoch_length, example_keys
 from evovit_jax.data.source import Source, numbered_as, open_source
 from evovit_jax.data.workers import Processes, Threads, Workers, cores

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from evovit_jax.data.rows import Rows, empty_rows
+from evovit_jax.data.batch_rows import Rows, empty_rows
 
 # Rows that a worker makes at a time.
 CHUNK = 8

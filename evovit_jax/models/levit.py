@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from evovit_jax.errors import UserError
+from evovit_jax.models.batch_norm import ConvNorm, NormLinear
 from evovit_jax.models.layers import truncated_normal
 from evovit_jax.models.levit_layers import (
     STRIDE,
@@ -26,7 +27,6 @@ from evovit_jax.models.levit_layers import (
     positions_for,
     recomputed,
 )
-from evovit_jax.models.norm import ConvNorm, NormLinear
 from evovit_jax.models.outputs import Outputs
 from evovit_jax.models.registry import Entry, EvalTransform
 from evovit_jax.models.vit import mean_of_patches

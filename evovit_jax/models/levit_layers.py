@@ -13,14 +13,14 @@ from jaxtyping import Array, Float, Int
 
 from evovit_jax.errors import UserError
 from evovit_jax.models.attention import attend
-from evovit_jax.models.checks import check_fields
+from evovit_jax.models.batch_norm import LinearNorm
+from evovit_jax.models.config_checks import check_fields
 from evovit_jax.models.layers import (
     REMAT_POLICIES,
     drop_path,
     resize_positions,
     truncated_normal,
 )
-from evovit_jax.models.norm import LinearNorm
 from evovit_jax.reduction.base import AttentionRequest, AttentionView, Reducer
 from evovit_jax.reduction.tokens import TokenSet
 

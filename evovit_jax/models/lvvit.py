@@ -13,8 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from evovit_jax.errors import UserError
+from evovit_jax.models.batch_norm import ConvNorm
 from evovit_jax.models.layers import truncated_normal
-from evovit_jax.models.norm import ConvNorm
 from evovit_jax.models.registry import Entry, EvalTransform
 from evovit_jax.models.vit import VisionTransformer, ViTConfig, as_float32
 from evovit_jax.reduction.tokens import TokenSet

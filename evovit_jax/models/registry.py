@@ -11,10 +11,10 @@ from flax import nnx
 from evovit_jax.errors import UserError, suggestion
 from evovit_jax.models.keys import InitKeys
 from evovit_jax.reduction import Reducer, resolve
-from evovit_jax.reduction.field_types import plain
+from evovit_jax.reduction.typed_fields import plain
 
 # Modules of this package with a table `MODELS: dict[str, Entry]`; one backbone a file.
-MODULES = ("augreg", "deit", "deit3", "levit", "lvvit", "regnet")
+MODULES = ("vit_in21k", "deit", "deit3", "levit", "lvvit", "regnet")
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -12,8 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from evovit_jax.errors import UserError
-from evovit_jax.models.checks import check_fields
-from evovit_jax.models.norm import ConvNorm, torch_uniform
+from evovit_jax.models.batch_norm import ConvNorm, torch_uniform
+from evovit_jax.models.config_checks import check_fields
 from evovit_jax.models.outputs import Outputs
 from evovit_jax.models.registry import Entry
 

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from evovit_jax.errors import UserError
-from evovit_jax.models.checks import check_fields
+from evovit_jax.models.config_checks import check_fields
 from evovit_jax.models.layers import (
     Block,
     LayerNorm,

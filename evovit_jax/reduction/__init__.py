@@ -8,7 +8,7 @@ from flax import nnx
 
 from evovit_jax.errors import UserError, suggestion
 from evovit_jax.reduction.base import Backbone, Reducer
-from evovit_jax.reduction.field_types import checked
+from evovit_jax.reduction.typed_fields import checked
 
 # name: module of this package, class.
 METHODS: dict[str, tuple[str, str]] = {

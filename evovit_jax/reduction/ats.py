@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from evovit_jax.reduction.at_locations import Located
 from evovit_jax.reduction.base import AttentionRequest, AttentionView, key_mask
-from evovit_jax.reduction.located import Located
 from evovit_jax.reduction.tokens import TokenSet, keep, mask_out, membership, per_device
 
 

@@ -16,8 +16,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from evovit_jax.errors import UserError
-from evovit_jax.reduction.field_types import checked
 from evovit_jax.reduction.tokens import TokenSet, start_tokens
+from evovit_jax.reduction.typed_fields import checked
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,8 +24,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from evovit_jax.errors import UserError
+from evovit_jax.reduction.at_locations import Located, LocatedFields
 from evovit_jax.reduction.base import Backbone, BlockTokens
-from evovit_jax.reduction.located import Located, LocatedFields
 from evovit_jax.reduction.tokens import (
     TokenSet,
     columns,

@@ -31,13 +31,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from evovit_jax.reduction.at_locations import Located, LocatedFields
 from evovit_jax.reduction.base import (
     NOTHING_ASKED,
     AttentionRequest,
     Backbone,
     BlockTokens,
 )
-from evovit_jax.reduction.located import Located, LocatedFields
 from evovit_jax.reduction.tokens import TokenSet, keep, mask_out, top_k
 
 EPS = 1e-6

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from evovit_jax.errors import UserError
+from evovit_jax.reduction.at_locations import LocatedFields
 from evovit_jax.reduction.base import (
     CLASS_ROW,
     NOTHING_ASKED,
@@ -32,7 +33,7 @@ from evovit_jax.reduction.base import (
     AttentionView,
     BlockTokens,
 )
-from evovit_jax.reduction.located import LocatedFields
+from evovit_jax.reduction.in_pyramid import WithinStages
 from evovit_jax.reduction.tokens import (
     TokenSet,
     follow,
@@ -43,7 +44,6 @@ from evovit_jax.reduction.tokens import (
     top_k,
     with_prefix,
 )
-from evovit_jax.reduction.within_stages import WithinStages
 
 
 @dataclasses.dataclass(frozen=True)

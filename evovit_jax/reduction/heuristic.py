@@ -23,8 +23,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from evovit_jax.errors import UserError, suggestion
+from evovit_jax.reduction.at_locations import Located, LocatedFields
 from evovit_jax.reduction.base import NOTHING_ASKED, AttentionRequest, key_mask
-from evovit_jax.reduction.located import Located, LocatedFields
 from evovit_jax.reduction.tokens import TokenSet, keep, mask_out
 
 NORMS = {

@@ -23,13 +23,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from evovit_jax.errors import UserError
+from evovit_jax.reduction.at_locations import Located, LocatedFields
 from evovit_jax.reduction.base import (
     NOTHING_ASKED,
     AttentionRequest,
     AttentionView,
     BlockTokens,
 )
-from evovit_jax.reduction.located import Located, LocatedFields
 from evovit_jax.reduction.tokens import (
     TokenSet,
     columns,

@@ -19,7 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from evovit_jax.errors import UserError
-from evovit_jax.reduction.located import LocatedFields, Mixing
+from evovit_jax.reduction.at_locations import LocatedFields, Mixing
 
 
 @dataclasses.dataclass(frozen=True)

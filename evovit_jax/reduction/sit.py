@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from evovit_jax.reduction.located import Mixing
+from evovit_jax.reduction.at_locations import Mixing
 
 
 class Slimmer(nnx.Module):

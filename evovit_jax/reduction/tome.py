@@ -35,13 +35,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from evovit_jax.errors import UserError
+from evovit_jax.reduction.at_locations import LocatedFields
 from evovit_jax.reduction.base import (
     AttentionRequest,
     AttentionView,
     Backbone,
     BlockTokens,
 )
-from evovit_jax.reduction.located import LocatedFields
+from evovit_jax.reduction.in_pyramid import WithinStages
 from evovit_jax.reduction.tokens import (
     TokenSet,
     ascending,
@@ -51,7 +52,6 @@ from evovit_jax.reduction.tokens import (
     order_by,
     scatter_set,
 )
-from evovit_jax.reduction.within_stages import WithinStages
 
 # By default a network merges this share of its patches: r = 13 for 196 patches and 12 blocks.
 DEFAULT_MERGED = 0.8

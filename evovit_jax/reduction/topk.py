@@ -9,8 +9,8 @@ they were at the end of the stage: a subsampling needs the whole grid.
 """
 
 from evovit_jax.reduction.base import CLASS_ROW, NOTHING_ASKED, AttentionRequest, AttentionView
+from evovit_jax.reduction.in_pyramid import WithinStages
 from evovit_jax.reduction.tokens import TokenSet, keep, top_k
-from evovit_jax.reduction.within_stages import WithinStages
 
 
 class TopK(WithinStages):

@@ -29,8 +29,9 @@ from evovit_jax.config.fields import RANDOM
 from evovit_jax.errors import UserError, suggestion
 from evovit_jax.models import Outputs, create_model, model_entry
 from evovit_jax.models.variables import Skeleton, Variables
-from evovit_jax.prepared import read_run
 from evovit_jax.train import initial_weights
+from evovit_jax.weights.files import find_folder
+from evovit_jax.workdir.config_file import read_run
 
 KINDS = ("none", "soft", "hard", "cls", "self")
 
@@ -213,7 +214,7 @@ def _normalisation(config: ConfigDict) -> tuple[tuple[float, ...], tuple[float, 
     """(mean, std) of the teacher's pixels in 0..1: its own, or those of the run that it is from."""
     if config.distill.kind == "self":
         return config.mean, config.std
-    run = read_run(_weights(config))
+    run = read_run(find_folder(_weights(config)))
     if run:
         return run["mean"], run["std"]
     transform = model_entry(reduction.parse(config.distill.teacher)[0]).transform

@@ -5,10 +5,10 @@ from typing import Any
 import jax
 from flax import nnx
 
-from evovit_jax.convert import load_weights
-from evovit_jax.convert.transfer import HEADS_KEPT
 from evovit_jax.errors import UserError
 from evovit_jax.models.variables import Skeleton, Variables
+from evovit_jax.weights import load_weights
+from evovit_jax.weights.state_dict import HEADS_KEPT
 
 
 def load(

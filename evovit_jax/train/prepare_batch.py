@@ -4,8 +4,8 @@ import jax
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from evovit_jax.data import mixing
-from evovit_jax.data.mixing import Batch
+from evovit_jax.data import on_device
+from evovit_jax.data.on_device import Batch
 from evovit_jax.train import losses
 
 
@@ -15,12 +15,12 @@ def prepare(
     """Normalised, erased and mixed images, float32, and their soft targets, in timm's order."""
     a = config.augment
     erase_key, mix_key = jax.random.split(key)
-    images = mixing.normalize(batch["image"], config.mean, config.std)
+    images = on_device.normalize(batch["image"], config.mean, config.std)
     targets = losses.targets_of(batch["label"], classes, config.loss.label_smoothing)
     if a.erasing_prob:
-        images = mixing.random_erasing(erase_key, images, prob=a.erasing_prob)
+        images = on_device.random_erasing(erase_key, images, prob=a.erasing_prob)
     if a.mixup or a.cutmix:
-        images, targets = mixing.mix(
+        images, targets = on_device.mix(
             mix_key,
             images,
             targets,

@@ -11,13 +11,13 @@ from ml_collections import ConfigDict
 
 import evovit_jax
 from evovit_jax import config as config_lib
-from evovit_jax import scoring
 from evovit_jax.config import durations
 from evovit_jax.data import pipeline
-from evovit_jax.data.mixing import Batch
+from evovit_jax.data.on_device import Batch
 from evovit_jax.data.source import Source
 from evovit_jax.errors import UserError
 from evovit_jax.hardware import cpu
+from evovit_jax.inference import scoring
 from evovit_jax.models.variables import Skeleton
 from evovit_jax.parallel import sharding
 from evovit_jax.train import (

@@ -15,10 +15,10 @@ import optax
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from evovit_jax.data import mixing
-from evovit_jax.data.mixing import Batch
+from evovit_jax.data import on_device
+from evovit_jax.data.on_device import Batch
+from evovit_jax.inference.scoring import score
 from evovit_jax.models.variables import Skeleton, Variables
-from evovit_jax.scoring import score
 from evovit_jax.train import ema, losses, nan_guard
 from evovit_jax.train.distillation import Teacher, TeacherValues
 from evovit_jax.train.micro_batches import mean_gradients
@@ -134,7 +134,7 @@ def make_eval_step(config: ConfigDict, skeleton: Skeleton) -> Callable[..., dict
     """
 
     def eval_step(params: Variables, stats: Variables, sums: dict, batch: Batch) -> dict:
-        images = mixing.normalize(batch["image"], config.mean, config.std)
+        images = on_device.normalize(batch["image"], config.mean, config.std)
         logits, _ = skeleton.build(params, stats)(images)
         return {name: sums[name] + value for name, value in score(logits, batch).items()}
 

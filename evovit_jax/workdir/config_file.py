@@ -72,3 +72,28 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         elif a != b:
             found.append(f"{prefix}{name}: {a} -> {b}")
     return found
+
+
+# What of a run's config is read here; other programs have a config.json too.
+RUN_FIELDS = {"model", "reduction", "eval_transform", "mean", "std"}
+
+
+def read_run(folder: epath.Path | None) -> dict[str, Any] | None:
+    """The config of the training run whose work directory `folder` is, else None.
+
+    Raises:
+      UserError: the config cannot be read, or is not whole.
+    """
+    path = None if folder is None else folder / FILE
+    try:
+        if path is None or not path.is_file():
+            return None
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError are the latter
+        raise UserError(
+            f"{path} is damaged or cannot be read ({error}); "
+            "resuming the run writes it again, or give a weight file"
+        ) from None
+    is_run = isinstance(found, dict) and set(found) >= RUN_FIELDS
+    model = found["model"] if is_run else None
+    return found if isinstance(model, dict) and set(model) >= {"name", "image_size"} else None

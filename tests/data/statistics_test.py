@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from evovit_jax.config import get_config
-from evovit_jax.data import decode, mixing, transforms
+from evovit_jax.data import decode, on_device, transforms
 from evovit_jax.data.augment import TrainTransform
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "timm_train_transform.npz"
@@ -39,8 +39,8 @@ def draws(golden, image):
     pixels = np.stack(
         [transform(picture, random.Random(seed)) for seed in range(int(golden["draws"]))]
     )
-    images = mixing.normalize(jnp.asarray(pixels), config.mean, config.std)
-    erased = mixing.random_erasing(jax.random.key(0), images, prob=config.augment.erasing_prob)
+    images = on_device.normalize(jnp.asarray(pixels), config.mean, config.std)
+    erased = on_device.random_erasing(jax.random.key(0), images, prob=config.augment.erasing_prob)
     return np.asarray(erased)
 
 

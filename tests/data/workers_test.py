@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from evovit_jax.data import rows, workers
+from evovit_jax.data import batch_rows, workers
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
@@ -26,7 +26,7 @@ if __name__ == "__main__":
 """
 
 
-def numbered(made: rows.Rows, indices: np.ndarray) -> None:
+def numbered(made: batch_rows.Rows, indices: np.ndarray) -> None:
     made.label[:] = os.getpid()
     made.index[:] = indices
     made.unreadable += [(int(index), "odd") for index in indices if index % 2]
@@ -47,7 +47,7 @@ def _alive(process: int) -> bool:
 
 
 def test_threads_fill_the_first_rows_of_a_batch():
-    batch = rows.empty_rows(21, 2)
+    batch = batch_rows.empty_rows(21, 2)
     unreadable = workers.Threads(numbered, 3).fill(batch, np.arange(1, 20))
     assert batch.index.tolist() == [*range(1, 20), 0, 0]
     assert unreadable == [(index, "odd") for index in range(1, 20, 2)]

@@ -14,9 +14,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import evovit_jax
 from evovit_jax.errors import UserError
+from evovit_jax.models.batch_norm import fuse
 from evovit_jax.models.levit import subsampled
 from evovit_jax.models.levit_layers import bias_index, every_other
-from evovit_jax.models.norm import fuse
 from evovit_jax.models.variables import Skeleton
 from evovit_jax.reduction.tokens import start_tokens
 

@@ -8,7 +8,7 @@ from tiny import run_model
 
 import evovit_jax
 from evovit_jax.errors import UserError
-from evovit_jax.models.norm import fuse
+from evovit_jax.models.batch_norm import fuse
 
 TINY = {
     "image_size": 32,

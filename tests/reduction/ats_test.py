@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 import evovit_jax
+from evovit_jax.reduction.at_locations import LocatedFields
 from evovit_jax.reduction.ats import ATS, places, sampled
 from evovit_jax.reduction.base import Backbone
-from evovit_jax.reduction.located import LocatedFields
 from evovit_jax.reduction.tokens import start_tokens
 
 POINTS = np.array([0.1, 0.3, 0.5, 0.7, 0.9], np.float32)

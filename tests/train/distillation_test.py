@@ -9,7 +9,7 @@ import pytest
 
 import evovit_jax
 from evovit_jax import config as config_lib
-from evovit_jax import convert
+from evovit_jax import weights
 from evovit_jax.errors import UserError
 from evovit_jax.models import Outputs
 from evovit_jax.parallel import sharding
@@ -216,7 +216,7 @@ def test_weights_that_lack_what_is_new(tmp_path):
         "deit_tiny_patch16_224", depth=4, embed_dim=24, image_size=32, patch_size=8, num_classes=10
     )
     path = str(tmp_path / "dense.pth")
-    convert.save_weights(dense, path)
+    weights.save_weights(dense, path)
     fields = {"reduction": "dynamicvit", "distill__kind": "self", "init_weights": path}
     c = config("deit_tiny_patch16_224", **fields, distill__teacher_weights="")
     with pytest.raises(UserError, match=r"it lacks .*score_predictor"):

@@ -6,9 +6,9 @@ import jax
 import pytest
 from tiny import tiny_config
 
-from evovit_jax import convert, create_model, load_weights
+from evovit_jax import create_model, load_weights, weights
 from evovit_jax.errors import UserError
-from evovit_jax.prepared import prepare
+from evovit_jax.inference.ready_model import prepare
 from evovit_jax.train import loop
 from evovit_jax.train.program import Run
 from evovit_jax.workdir import checkpoints, config_file
@@ -68,7 +68,7 @@ def test_an_average_of_little_else_than_the_start_is_said(tmp_path, capsys):
 def test_a_teacher_of_other_classes_is_refused(tmp_path):
     small = {"embed_dim": 16, "depth": 3, "num_heads": 2, "image_size": 8, "patch_size": 2}
     path = str(tmp_path / "dense.pth")
-    convert.save_weights(create_model("deit_tiny_patch16_224", num_classes=20, **small), path)
+    weights.save_weights(create_model("deit_tiny_patch16_224", num_classes=20, **small), path)
     config = tiny_config(
         model__name="deit_tiny_patch16_224", reduction="dynamicvit,locations=1", init_weights=path
     )

@@ -8,12 +8,12 @@ import pytest
 from tiny import tiny_config
 
 import evovit_jax
-from evovit_jax.convert import load_weights
 from evovit_jax.data import pipeline
 from evovit_jax.errors import UserError
-from evovit_jax.models.norm import fuse
+from evovit_jax.models.batch_norm import fuse
 from evovit_jax.models.variables import Skeleton
 from evovit_jax.train.program import Run
+from evovit_jax.weights import load_weights
 
 
 def make_run(**fields):
@@ -73,7 +73,7 @@ def test_initial_weights_from_a_file(tmp_path):
     params, stats = Skeleton.variables(model)
     shifted = Skeleton(model).build({k: v + 1 for k, v in params.items()}, stats)
     path = tmp_path / "weights.safetensors"
-    evovit_jax.convert.save_weights(shifted, path)
+    evovit_jax.weights.save_weights(shifted, path)
     found = make_run(init_weights=str(path)).fresh_state()
     expected = run.create_model()
     load_weights(expected, path)
@@ -86,7 +86,7 @@ def test_initial_weights_from_a_file(tmp_path):
 def test_weights_that_make_another_network_are_refused(tmp_path, capsys):
     run = make_run(reduction="evo,representative_token=false")
     path = tmp_path / "export"
-    evovit_jax.convert.save_weights(run.create_model(), path)
+    evovit_jax.weights.save_weights(run.create_model(), path)
     with pytest.raises(UserError, match=r"export was trained with representative_token=false; add"):
         make_run(init_weights=str(path)).fresh_state()
     make_run(reduction="evo,representative_token=false", init_weights=str(path)).fresh_state()
@@ -94,7 +94,7 @@ def test_weights_that_make_another_network_are_refused(tmp_path, capsys):
 
 def test_what_loading_adapts_is_said(tmp_path, capsys):
     path = tmp_path / "weights.safetensors"
-    evovit_jax.convert.save_weights(make_run(model__num_classes=12).create_model(), path)
+    evovit_jax.weights.save_weights(make_run(model__num_classes=12).create_model(), path)
     make_run(init_weights=str(path)).fresh_state()
     assert f"{path}: the checkpoint has 12 classes, the model 10" in capsys.readouterr().out
 
@@ -105,7 +105,7 @@ def test_folded_batch_norm_is_no_start(tmp_path):
     fields |= {"model__patch_size": None}
     run = make_run(**fields)
     path = tmp_path / "folded"
-    evovit_jax.convert.save_weights(fuse(run.create_model()), path)
+    evovit_jax.weights.save_weights(fuse(run.create_model()), path)
     with pytest.raises(UserError, match="has batch norms folded into the layers"):
         make_run(**fields, init_weights=str(path)).fresh_state()
 

@@ -1,0 +1,1 @@
+"""A model with weights, looked through: accuracy, pictures, class names, compiled functions."""

@@ -1,0 +1,46 @@
+"""What a model's classes are called."""
+
+import pathlib
+from importlib import resources
+
+from evovit_jax.data.source import open_source
+from evovit_jax.errors import UserError
+from evovit_jax.weights.files import find_folder
+from evovit_jax.workdir.config_file import read_run
+
+IMAGENET = "imagenet_classes.txt"
+
+
+def class_names(count: int, *, file: str | None = None, weights: str | None = None) -> list[str]:
+    """The names of a model's classes.
+
+    Args:
+      count: how many there are.
+      file: with a name a line; None for those of the run's data, or ImageNet's if there are 1,000.
+      weights: what the model was loaded from, perhaps a training run.
+
+    Returns:
+      Names in the order of the logits; numbers where nobody knows names.
+
+    Raises:
+      UserError: the file cannot be read or has another number of names.
+    """
+    numbers = [f"class {i}" for i in range(count)]
+    if file is not None:
+        try:
+            names = pathlib.Path(file).expanduser().read_text().splitlines()
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read class names {file}: {error}") from None
+        if len(names) != count:
+            raise UserError(f"class names {file}: {len(names)} lines for {count} classes")
+        return names
+    run = read_run(find_folder(weights)) if weights else None
+    if run:
+        try:
+            names = list(open_source(run["data"], "train", run.get("data_dir", "")).class_names)
+        except UserError:  # the data is elsewhere; the classes have no names then
+            return numbers
+        return names + numbers[len(names) :] if len(names) <= count else numbers
+    if count == 1000:
+        return (resources.files("evovit_jax") / IMAGENET).read_text().splitlines()
+    return numbers

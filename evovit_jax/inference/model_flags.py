@@ -1,0 +1,42 @@
+"""The flags that every command which looks through a model shares."""
+
+import argparse
+
+from evovit_jax.inference.ready_model import ReadyModel, prepare
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that `prepare_from` reads."""
+    parser.add_argument("--model", help="a name of evovit_jax.list_models()")
+    parser.add_argument("--weights", help="a weight file, hf://NAME, or a run's work directory")
+    parser.add_argument("--reduction", help="such as evit,keep_rate=0.7 (default: the model's own)")
+    parser.add_argument("--image_size", type=int, help="pixels (default: the model's own)")
+    parser.add_argument("--num_classes", type=int, help="of the head (default: the model's own)")
+    parser.add_argument("--resize", type=int, help="shorter side before the centre crop, pixels")
+    parser.add_argument("--crop_fraction", type=float, help="image size over resize")
+    parser.add_argument("--dtype", help="compute dtype, float32 or bfloat16")
+    parser.add_argument(
+        "--allow_missing", action="store_true", help="load weights with gaps or leftovers"
+    )
+
+
+def prepare_from(flags: argparse.Namespace) -> ReadyModel:
+    """The model that the flags ask for; what loading has to say goes to the console.
+
+    Raises:
+      UserError: as `prepare`.
+    """
+    prepared = prepare(
+        flags.model,
+        flags.weights,
+        flags.reduction,
+        resize=flags.resize,
+        crop_fraction=flags.crop_fraction,
+        allow_missing=flags.allow_missing,
+        image_size=flags.image_size,
+        num_classes=flags.num_classes,
+        dtype=flags.dtype,
+    )
+    for note in prepared.notes:
+        print(f"{flags.weights}: {note}" if flags.weights else note, flush=True)
+    return prepared

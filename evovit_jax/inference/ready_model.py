@@ -1,0 +1,160 @@
+"""A model ready to look at images: its weights loaded, and how its images are prepared.
+
+What the commands (`evaluate`, `compare`, `predict`, `visualize`) share: `--model`, `--weights` and
+`--reduction` mean the same in all of them. Weights are a file, a `hf://` name, or the work
+directory of a training run, which knows its own model.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, UInt8
+
+from evovit_jax.data import transforms
+from evovit_jax.data.decode import Picture
+from evovit_jax.errors import UserError
+from evovit_jax.models import EvalTransform, create_model, model_entry
+from evovit_jax.reduction import describe, parse
+from evovit_jax.weights import load_weights
+from evovit_jax.weights.files import find_folder
+from evovit_jax.weights.state_dict import TRAINED_SETTINGS
+from evovit_jax.workdir import config_file
+
+RANDOM_WEIGHTS = "random weights: give --weights=PATH"
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadyModel:
+    """A model and its evaluation transform.
+
+    Attributes:
+      name: the model's name.
+      reduction: in the form that `--reduction` takes.
+      model: with its weights.
+      transform: how an image is prepared.
+      weights: where they are from; None for random ones.
+      notes: what loading had to say (random weights, interpolated positions, ...).
+    """
+
+    name: str
+    reduction: str
+    model: nnx.Module
+    transform: EvalTransform
+    weights: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def crop(self, picture: Picture) -> UInt8[np.ndarray, "s s 3"]:
+        """The part of an opened image that the model sees.
+
+        Raises:
+          UnreadableImage: it cannot be decoded.
+        """
+        t = self.transform
+        pixels = transforms.resize_center_crop(
+            picture.whole(), t.resize, t.image_size, t.interpolation
+        )
+        grey = pixels.ndim == 2
+        return np.broadcast_to(pixels[..., None], (*pixels.shape, 3)) if grey else pixels
+
+    def normalise(self, images: UInt8[np.ndarray, "b s s 3"]) -> Float[Array, "b s s 3"]:
+        """What the model takes, float32."""
+        mean, std = np.float32(self.transform.mean), np.float32(self.transform.std)
+        return jnp.asarray((images.astype(np.float32) / 255 - mean) / std)
+
+
+def prepare(
+    model: str | None = None,
+    weights: str | None = None,
+    reduction: str | None = None,
+    *,
+    resize: int | None = None,
+    crop_fraction: float | None = None,
+    allow_missing: bool = False,
+    **overrides: Any,
+) -> ReadyModel:
+    """Makes a model, loads its weights, and finds its transform.
+
+    Args:
+      model: a name of `list_models()`; None where `weights` is a run's work directory.
+      weights: a file, a directory or `hf://` name; None for random weights, which is noted.
+      reduction: as `--reduction` takes it; None for the model's (or the run's) own.
+      resize: shorter side before the centre crop, pixels, at least the image size; None for the
+        model's own.
+      crop_fraction: image size over `resize`, the other way to say it; in (0, 1].
+      allow_missing: whether gaps and leftovers in the weights are allowed.
+      **overrides: fields of the model's `Config`.
+
+    Raises:
+      UserError: what is missing, unknown or does not fit.
+    """
+    _check_given(weights, resize, crop_fraction)
+    run = config_file.read_run(find_folder(weights)) if weights else None
+    if run:
+        saved = {key: value for key, value in run["model"].items() if value is not None}
+        name = saved.pop("name")
+        if model not in (None, name):
+            raise UserError(f"{weights} is a run of {name}, not of {model}; leave --model out")
+        overrides = saved | {key: value for key, value in overrides.items() if value is not None}
+        reduction = run["reduction"] or None if reduction is None else reduction
+        transform = _transform_of_run(run)
+    elif model is None:
+        raise UserError("say which model (--model=NAME); only a run's work directory knows its own")
+    else:
+        name, transform = model, model_entry(model).transform
+    reduction = model_entry(name).reduction if reduction is None else reduction
+    made = create_model(name, reduction, **overrides)
+    transform = _with_resize(transform.at(made.config.image_size), resize, crop_fraction)
+    notes = [RANDOM_WEIGHTS]
+    if weights:
+        notes = load_weights(made, weights, allow_missing=allow_missing)
+        _check_settings(made, reduction, weights)
+    return ReadyModel(name, describe(reduction), made, transform, weights, tuple(notes))
+
+
+def _check_settings(model: nnx.Module, spec: str, weights: str) -> None:
+    """Refuses weights that have changed what the reduction's specification says."""
+    for name, value in parse(spec)[1].items():
+        found = getattr(model.reducer.fields, name)
+        if name in TRAINED_SETTINGS and found != value:
+            raise UserError(
+                f"{weights} was trained with {name}={str(found).lower()}: "
+                f"leave {name} out of the reduction"
+            )
+
+
+def _check_given(weights: str | None, resize: int | None, crop_fraction: float | None) -> None:
+    """Refuses what can be seen to be wrong before a model is made."""
+    if weights == "":
+        raise UserError("--weights is empty; give a weight file, hf://NAME, or a run's directory")
+    if crop_fraction is not None and not 0 < crop_fraction <= 1:
+        raise UserError(f"--crop_fraction={crop_fraction} must be more than 0 and at most 1")
+    if resize is not None and crop_fraction is not None:
+        raise UserError("--resize and --crop_fraction say the same thing; give one of the two")
+
+
+def _with_resize(
+    transform: EvalTransform, resize: int | None, crop_fraction: float | None
+) -> EvalTransform:
+    if crop_fraction is not None:
+        resize = int(transform.image_size / crop_fraction)
+    if resize is None:
+        return transform
+    if resize < transform.image_size:
+        raise UserError(
+            f"--resize={resize} must be at least the image size, {transform.image_size} pixels"
+        )
+    return dataclasses.replace(transform, resize=resize)
+
+
+def _transform_of_run(run: dict[str, Any]) -> EvalTransform:
+    size, fields = run["model"]["image_size"], run["eval_transform"]
+    return EvalTransform(
+        image_size=size,
+        resize=fields["resize"] or int(size / fields["crop_fraction"]),
+        interpolation=fields["interpolation"],
+        mean=tuple(run["mean"]),
+        std=tuple(run["std"]),
+    )

@@ -1,0 +1,223 @@
+"""Loads a model's weights from wherever they are, and exports them.
+
+Weights are a PyTorch file (see `files`), an export of this library (an Orbax directory), or a
+training run: its work directory, its folder of checkpoints, or one checkpoint of that. Folders may
+be in an object store (gs://), which training writes to.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from evovit_jax.errors import UserError, first_line
+from evovit_jax.models.batch_norm import fold_in_place, fuse
+from evovit_jax.weights import files
+from evovit_jax.weights.families import families_of, find_family
+from evovit_jax.weights.layouts import Scheme, Tensors, default_link, variables
+from evovit_jax.weights.state_dict import TRAINED_SETTINGS, read_into, write_from
+from evovit_jax.workdir import config_file
+
+ABOUT = "evovit_jax.json"  # marks an export, and says what it is
+VARIABLES = "variables"
+
+
+def from_torch(
+    model: nnx.Module,
+    tensors: Tensors,
+    family: str | None = None,
+    *,
+    allow_missing: bool | str = False,
+) -> list[str]:
+    """Sets the variables of `model` from a PyTorch state dict.
+
+    Args:
+      model: changed in place, and only if all of it fits. Settings of its reducer become those
+        that such weights were trained with; where they have batch norm folded in, so has the model.
+      tensors: NumPy arrays by PyTorch's names.
+      family: whose names they are; None finds out.
+      allow_missing: True accepts variables without a tensor (they keep their values) and tensors
+        without a variable; a pattern does so for those whose whole path or name it matches.
+
+    Returns:
+      What a user should know: sizes that were adapted, parts left as they are, settings changed.
+
+    Raises:
+      UserError: for gaps, leftovers, shapes that do not fit, or inconsistent copies of a tensor.
+    """
+    found = find_family(model, family, tensors)
+    return _read(model, tensors, found.scheme, allow_missing)
+
+
+def to_torch(model: nnx.Module, family: str | None = None) -> Tensors:
+    """The state dict of `model` under the names of `family`; None for the usual ones.
+
+    Raises:
+      UserError: for a family that this model does not have.
+    """
+    return write_from(model, find_family(model, family).scheme(model))
+
+
+def load_weights(
+    model: nnx.Module,
+    path: str | os.PathLike,
+    *,
+    family: str | None = None,
+    allow_missing: bool | str = False,
+) -> list[str]:
+    """Sets the variables of `model` from a file, a directory, or `hf://OWNER/REPOSITORY`.
+
+    Args:
+      model: changed in place, and only if all of it fits.
+      path: a `.pth`, `.safetensors` or `.npz` file, an export, a run's work directory (its newest
+        checkpoint, averaged parameters if it keeps an average) or one of its checkpoints.
+      family: whose names a PyTorch file has; None finds out.
+      allow_missing: as in `from_torch`.
+
+    Returns:
+      What a user should know, as of `from_torch`.
+
+    Raises:
+      UserError: there is nothing at `path`, it is damaged, or does not fit the model.
+    """
+    path = str(path)
+    folder = files.find_folder(path)
+    if folder is not None:
+        values, about = _read_directory(folder)
+        try:
+            return _read_native(model, values, about, allow_missing)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+    tensors, notes = files.read_tensors(os.path.expanduser(path))
+    try:
+        return notes + from_torch(model, tensors, family, allow_missing=allow_missing)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def save_weights(model: nnx.Module, path: str | os.PathLike, *, family: str | None = None) -> None:
+    """Writes a PyTorch file (by its suffix), else an export: an Orbax directory.
+
+    A file of that name is replaced, as is an earlier export.
+
+    Raises:
+      UserError: the place cannot be written, or holds something else.
+    """
+    if "://" in str(path):
+        raise UserError(f"output {path} is in an object store; write it on this machine, and copy")
+    path = os.path.expanduser(str(path))
+    if path.endswith(files.SUFFIXES):
+        files.write_tensors(path, to_torch(model, family))
+        return
+    target = pathlib.Path(path).absolute()
+    taken = target.exists() and not (target.is_dir() and not any(target.iterdir()))
+    if taken and not (target / ABOUT).is_file():
+        raise UserError(f"output {path} exists and is no export; choose another name")
+    with files.whole_or_nothing(str(target)) as temporary:
+        _write_export(model, pathlib.Path(temporary))
+
+
+def _write_export(model: nnx.Module, folder: pathlib.Path) -> None:
+    values: dict[str, dict[str, np.ndarray]] = {"params": {}, "stats": {}}
+    for name, variable in variables(model).items():
+        kind = "params" if isinstance(variable, nnx.Param) else "stats"
+        values[kind][name] = np.asarray(variable[...])
+    import orbax.checkpoint as ocp  # takes two seconds, which PyTorch files do without
+
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
+        writer.save(folder / VARIABLES, args=ocp.args.PyTreeSave(values))
+    reducer = getattr(model, "reducer", None)
+    fields = getattr(reducer, "fields", None)
+    about = {
+        "model": type(model).__name__,
+        "config": dataclasses.asdict(model.config),
+        "reducer": type(reducer).__name__,
+        "settings": {n: getattr(fields, n) for n in TRAINED_SETTINGS if hasattr(fields, n)},
+    }
+    (folder / ABOUT).write_text(json.dumps(about, indent=1))
+
+
+def _read_directory(path: epath.Path) -> tuple[Tensors, dict[str, Any]]:
+    """The variables by path of an export or a run, and what an export says of itself."""
+    import orbax.checkpoint as ocp
+
+    from evovit_jax.workdir import checkpoints
+
+    as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+    try:
+        if (path / ABOUT).is_file():
+            about = json.loads((path / ABOUT).read_text())
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                folder = path / VARIABLES
+                tree = reader.metadata(folder).item_metadata.tree
+                kinds = {k: dict.fromkeys(v, as_numpy) for k, v in tree.items()}
+                found = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds))
+            return {**found["params"], **found.get("stats", {})}, about
+        step = int(path.name) if path.name.isdigit() and (path / "state").is_dir() else None
+        params, stats = checkpoints.load_variables(path if step is None else path.parent, step)
+        return {**params, **stats}, {"settings": _settings_of_run(path)}
+    except UserError:
+        for name in files.HUB_FILES:
+            if (path / name).is_file():
+                raise UserError(f"weights {path} are no run; give the file {path / name}") from None
+        raise
+    except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+        reason = first_line(error)
+        raise UserError(f"weights {path} are damaged or incomplete ({reason})") from None
+
+
+def _settings_of_run(path: epath.Path) -> dict[str, Any]:
+    """What the run that `path` is (a part) of was trained with, of `TRAINED_SETTINGS`."""
+    from evovit_jax.models import model_entry
+
+    for folder in (path, path.parent, path.parent.parent):
+        try:
+            run = json.loads((folder / config_file.FILE).read_text())
+            trained = model_entry(run["model"]["name"]).reduction_fields(run["reduction"])[2]
+        except (OSError, ValueError, KeyError, TypeError):  # none there, or somebody else's
+            continue
+        return {name: trained[name] for name in TRAINED_SETTINGS if name in trained}
+    return {}
+
+
+def _read_native(
+    model: nnx.Module, values: Tensors, about: dict[str, Any], allow_missing: bool | str
+) -> list[str]:
+    """Sets variables by their own names; sizes are adapted as for PyTorch's tensors."""
+    tensors = {}
+    for path, value in values.items():
+        link = default_link(path, np.shape(value))
+        tensors[path] = link.layout.to_torch(np.asarray(value))
+
+    def scheme(model: nnx.Module) -> Scheme:
+        theirs = families_of(model)[-1].scheme(model)
+        optional = {link.path for link in theirs.links if link.optional}
+        links = [
+            dataclasses.replace(
+                default_link(path, variable.shape), names=(path,), optional=path in optional
+            )
+            for path, variable in variables(model).items()
+        ]
+        settings = about.get("settings", {})
+        kept = {"heads": theirs.heads, "resize": theirs.resize, "hints": theirs.hints}
+        return Scheme(tuple(links), trained_with=settings, **kept)
+
+    return _read(model, tensors, scheme, allow_missing)
+
+
+def _read(model: nnx.Module, tensors: Tensors, scheme: Any, allow: bool | str) -> list[str]:
+    """`read_into`, on a model with folded batch norm where the tensors have it folded."""
+    has_norm = any(name.endswith((".running_mean", "/mean")) for name in tensors)
+    model_has = any(path.endswith("/mean") for path in variables(model))
+    if has_norm or not model_has:
+        return read_into(model, tensors, scheme(model), allow_missing=allow)
+    folded = fuse(model)
+    read_into(folded, tensors, scheme(folded), allow_missing=allow)  # raises before a change
+    fold_in_place(model)
+    notes = read_into(model, tensors, scheme(model), allow_missing=allow)
+    return ["its batch norms are folded into the layers beside them; so are the model's", *notes]

@@ -1,0 +1,1 @@
+"""How each family names its tensors, one family a file."""

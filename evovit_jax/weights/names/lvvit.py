@@ -1,0 +1,17 @@
+"""LV-ViT under its official names, which DynamicViT's code on it shares."""
+
+from flax import nnx
+
+from evovit_jax.weights.layouts import Scheme
+from evovit_jax.weights.names import vit
+
+# The stem's layers are numbered from 1, a convolution beside its batch norm.
+RENAMES = tuple(
+    (rf"patch_embed\.convs\.{i}\.(conv|bn)\.(.*)", rf"patch_embed.\g<1>{i + 1}.\2")
+    for i in range(3)
+)
+
+
+def scheme(model: nnx.Module) -> Scheme:
+    """The official names."""
+    return vit.scheme(model, RENAMES)

@@ -1,0 +1,165 @@
+"""The evaluate command: figures, padding, overrides, and the real images where they are."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import run_model
+
+from evovit_jax import evaluate
+from evovit_jax.data.decode import open_image
+from evovit_jax.errors import UserError
+from evovit_jax.inference import evaluation
+from evovit_jax.inference.ready_model import prepare
+
+SMALL = {"image_size": 32, "patch_size": 16, "embed_dim": 12, "depth": 2, "num_heads": 3}
+CLASSES = 6
+COUNT = 13  # leaves a batch that is not full on eight devices
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Random images with a labels.csv."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    lines = ["file,label"]
+    for i in range(COUNT):
+        pixels = rng.integers(0, 256, (36, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{i:02d}.png")
+        lines.append(f"{i:02d}.png,{i % CLASSES}")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    return prepare("deit_tiny_patch16_224", num_classes=CLASSES, seed=3, **SMALL)
+
+
+def test_the_figures_are_those_of_every_image_once(folder, prepared):
+    found = evaluation.evaluate(prepared, f"folder:{folder}", quiet=True)
+    ranks = []
+    for i in range(COUNT):
+        pixels = prepared.crop(open_image((folder / f"{i:02d}.png").read_bytes()))
+        logits = np.asarray(run_model(prepared.model, prepared.normalise(pixels[None]))[0][0])
+        ranks.append(int((logits > logits[i % CLASSES]).sum()))
+    assert found["examples"] == COUNT
+    assert found["top1"] == pytest.approx(100 * np.mean(np.array(ranks) < 1), abs=1e-3)
+    assert found["top5"] == pytest.approx(100 * np.mean(np.array(ranks) < 5), abs=1e-3)
+    assert sorted(found) == sorted(
+        ["model", "reduction", "top1", "top5", "examples", "images_per_second", "gmacs"]
+    )
+    assert found["images_per_second"] > 0
+
+
+@pytest.mark.parametrize("batch_size", [8, 16])
+def test_the_batch_changes_no_figure(folder, prepared, batch_size):
+    expected = evaluation.evaluate(prepared, f"folder:{folder}", quiet=True)
+    found = evaluation.evaluate(prepared, f"folder:{folder}", batch_size=batch_size, quiet=True)
+    for name in ("top1", "top5", "examples", "gmacs"):
+        assert found[name] == expected[name]
+
+
+def test_a_reduction_lowers_the_gmacs(folder, prepared):
+    reduced = prepare(
+        "deit_tiny_patch16_224",
+        reduction="evit,keep_rate=0.5,locations=0:",
+        num_classes=CLASSES,
+        **SMALL,
+    )
+    found = evaluation.evaluate(reduced, f"folder:{folder}", quiet=True)
+    dense = evaluation.evaluate(prepared, f"folder:{folder}", quiet=True)
+    assert found["reduction"] == "evit,keep_rate=0.5,locations=0:"
+    assert found["gmacs"] < dense["gmacs"]
+
+
+def test_class_folders_are_numbered_by_the_models_names(tmp_path, prepared, folder):
+    for name in ("class 4", "class 2"):
+        (tmp_path / name).mkdir()
+        shutil.copy(folder / "00.png", tmp_path / name)
+    config = evaluation.data_config(prepared, f"folder:{tmp_path}")
+    labels = next(iter(evaluation.open_batches(prepared, config)))
+    assert labels["label"][labels["mask"]].tolist() == [2, 4]
+    (tmp_path / "cat").mkdir()
+    shutil.copy(folder / "00.png", tmp_path / "cat")
+    with pytest.raises(UserError, match=r"3 class folders, the model 6 classes, .* named cat"):
+        evaluation.evaluate(prepared, f"folder:{tmp_path}", quiet=True)
+
+
+def test_the_transform_follows_the_model_and_the_flags():
+    def resize_of(**flags):
+        return evaluation.data_config(
+            prepare("deit_tiny_patch16_224", num_classes=CLASSES, **SMALL, **flags), "folder:x"
+        ).eval_transform.resize
+
+    assert resize_of() == 36  # 32 * 256 / 224
+    assert resize_of(resize=40) == 40
+    assert resize_of(crop_fraction=0.5) == 64
+
+
+def test_tfds_is_evaluated_on_its_own_split():
+    small = prepare("deit_tiny_patch16_224", num_classes=10, **SMALL)
+    for data, expected in (
+        ("tfds:digits", ""),
+        ("tfds:digits:train[:8]", "tfds:digits:train[:8]"),
+        ("folder:x", "folder:x"),
+    ):
+        assert evaluation.data_config(small, data).eval_data == expected
+
+
+def test_bad_batches_and_data_are_named(folder, prepared):
+    assert jax.device_count() == 8
+    with pytest.raises(UserError, match="batch_size=12 does not divide over 8 devices"):
+        evaluation.evaluate(prepared, f"folder:{folder}", batch_size=12)
+    with pytest.raises(UserError, match="batch_size=0 must be at least 1"):
+        evaluation.evaluate(prepared, f"folder:{folder}", batch_size=0)
+    few = prepare("deit_tiny_patch16_224", num_classes=3, **SMALL)
+    with pytest.raises(UserError, match="6 classes"):
+        evaluation.evaluate(few, f"folder:{folder}", quiet=True)
+    with pytest.raises(UserError, match="does not exist"):
+        evaluation.evaluate(prepared, f"folder:{folder / 'none'}", quiet=True)
+
+
+def test_a_bad_batch_ends_before_weights_are_read(monkeypatch):
+    monkeypatch.setattr(evaluate.model_flags, "prepare_from", None)
+    flags = ["--model=deit_tiny_patch16_224", "--data=folder:x", "--batch_size=-8"]
+    with pytest.raises(UserError, match="batch_size=-8 must be at least 1"):
+        evaluate.main(flags)
+
+
+def test_no_more_batches_wait_than_are_allowed():
+    waiting = []
+
+    def step(sums, batch):
+        waiting.append(batch)
+        return {"examples": sums["examples"] + batch["mask"]}
+
+    paced = evaluation.Paced(step)
+    sums = {"examples": jax.numpy.zeros(())}
+    for _ in range(5):
+        sums = paced(sums, {"mask": jax.numpy.ones(())})
+        assert len(paced._pending) <= evaluation.AHEAD
+    assert float(sums["examples"]) == len(waiting) == 5
+
+
+@pytest.mark.slow
+def test_deit_tiny_gets_what_pytorch_gets(data_dir, tmp_path):
+    weights = data_dir / "deit_tiny_patch16_224.safetensors"
+    images = data_dir / "imagenet_compatible_500.zip"
+    if not weights.is_file() or not images.is_file():
+        pytest.skip(f"{data_dir} has not these images and weights")
+    with zipfile.ZipFile(images) as archive:
+        archive.extractall(tmp_path)
+    command = [sys.executable, "-m", "evovit_jax.evaluate", "--model=deit_tiny_patch16_224"]
+    command += [f"--weights={weights}", f"--data=folder:{tmp_path}", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["examples"] == 500
+    assert found["top1"] == pytest.approx(85.4, abs=0.6)
+    assert found["top5"] == pytest.approx(96.4, abs=0.6)

@@ -1,0 +1,76 @@
+"""Evaluation sums, against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from evovit_jax.errors import UserError
+from evovit_jax.inference import scoring
+from evovit_jax.parallel import sharding
+
+
+def batch_of(labels, mask):
+    return {"label": jnp.array(labels, jnp.int32), "mask": jnp.array(mask)}
+
+
+def test_hits_and_loss():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(50, 12)).astype(np.float32)
+    labels = rng.integers(0, 12, 50)
+    mask = np.arange(50) % 7 != 0
+    found = scoring.score(jnp.array(logits), batch_of(labels, mask))
+    order = np.argsort(-logits, axis=1)
+    rank = np.argmax(order == labels[:, None], axis=1)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    assert int(found["top1"]) == (rank < 1)[mask].sum()
+    assert int(found["top5"]) == (rank < 5)[mask].sum()
+    assert int(found["examples"]) == mask.sum()
+    np.testing.assert_allclose(found["loss"], -log_p[np.arange(50), labels][mask].sum(), rtol=1e-5)
+
+
+def test_ties_go_to_the_smaller_index_and_nan_never_hits():
+    logits = jnp.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [jnp.nan, 1.0, 0.0], [jnp.nan] * 3])
+    found = scoring.score(logits, batch_of([0, 1, 1, 0], [True] * 4))
+    assert int(found["top1"]) == 1
+
+
+def test_what_is_masked_may_hold_anything():
+    logits = jnp.array([[2.0, 0.0], [jnp.nan, jnp.inf]])
+    found = scoring.score(logits, batch_of([0, 0], [True, False]))
+    assert float(found["examples"]) == 1
+    assert np.isfinite(float(found["loss"]))
+
+
+@pytest.fixture
+def mesh():
+    return sharding.make_mesh(tiny_config(), jax.devices())
+
+
+def test_padding_changes_nothing(mesh):
+    rng = np.random.default_rng(1)
+    logits, labels = rng.normal(size=(20, 7)).astype(np.float32), rng.integers(0, 7, 20)
+
+    def padded(size):
+        for start in range(0, 20, size):
+            part = slice(start, start + size)
+            count = len(labels[part])
+            yield {
+                "logits": np.pad(logits[part], ((0, size - count), (0, 0))),
+                "label": np.pad(labels[part], (0, size - count)).astype(np.int32),
+                "mask": np.arange(size) < count,
+            }
+
+    def step(sums, batch):
+        return {k: sums[k] + v for k, v in scoring.score(batch["logits"], batch).items()}
+
+    whole, parts = (scoring.evaluate(step, padded(size), mesh) for size in (24, 8))
+    assert whole["examples"] == parts["examples"] == 20
+    assert whole["top1"] == parts["top1"]
+    assert whole["loss"] == pytest.approx(parts["loss"], rel=1e-6)
+
+
+def test_an_empty_set_is_refused(mesh):
+    with pytest.raises(UserError, match="no examples"):
+        scoring.evaluate(lambda sums, batch: sums, [], mesh)

@@ -1,0 +1,157 @@
+"""Weight files by suffix, damaged ones, the hub, and writing whole or not at all."""
+
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from evovit_jax.errors import UserError
+from evovit_jax.weights.files import fetch, read_tensors, whole_or_nothing, write_tensors
+
+TENSORS = {
+    "w": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "transposed": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+    "count": np.asarray(3),
+}
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pt", "bin", "safetensors", "npz"])
+def test_every_format_round_trips(tmp_path, suffix):
+    path = str(tmp_path / "new" / f"w.{suffix}")
+    write_tensors(path, TENSORS)
+    found, notes = read_tensors(path)
+    assert notes == []
+    assert sorted(found) == sorted(TENSORS)
+    for name, value in TENSORS.items():
+        assert found[name].shape == value.shape
+        assert found[name].dtype == value.dtype
+        np.testing.assert_array_equal(found[name], value)
+    assert os.listdir(tmp_path / "new") == [f"w.{suffix}"]
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npz"])
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.99])
+def test_truncated_files_end_in_one_line(tmp_path, suffix, share):
+    path = tmp_path / f"w.{suffix}"
+    write_tensors(str(path), TENSORS)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(UserError, match=r"damaged") as caught:
+        read_tensors(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def safetensors(path, header, data=b"\0" * 24, length=None):
+    text = json.dumps(header).encode()
+    length = len(text) if length is None else length
+    path.write_bytes(length.to_bytes(8, "little") + text + data)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "length"),
+    [
+        ({"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, 10**15),
+        ({"dtype": "F32", "shape": [2, 4], "data_offsets": [0, 24]}, None),
+        ({"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 1024]}, None),
+        ({"dtype": "F32", "shape": [2, 3], "data_offsets": [24, 0]}, None),
+        ({"dtype": "F32", "shape": [-2, 3], "data_offsets": [0, 24]}, None),
+        ({"dtype": "F99", "shape": [2, 3], "data_offsets": [0, 24]}, None),
+    ],
+)
+def test_a_header_that_lies_is_refused(tmp_path, entry, length):
+    path = safetensors(tmp_path / "w.safetensors", {"w": entry}, length=length)
+    with pytest.raises(UserError, match="damaged") as caught:
+        read_tensors(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_arrays_of_objects_are_refused(tmp_path):
+    path = tmp_path / "w.npz"
+    np.savez(path, w=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(UserError, match=r"damaged or no \.npz file"):
+        read_tensors(str(path))
+
+
+def test_names_are_checked(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_tensors(str(tmp_path / "none.pth"))
+    (tmp_path / "w.onnx").write_bytes(b"")
+    with pytest.raises(UserError, match=r"must end in one of \.pth"):
+        read_tensors(str(tmp_path / "w.onnx"))
+    with pytest.raises(UserError, match=r"must end in one of \.pth"):
+        write_tensors(str(tmp_path / "w.onnx"), TENSORS)
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    target = tmp_path / "w.npz"
+    target.write_text("before")
+
+    def fail():
+        with whole_or_nothing(str(target)) as temporary:
+            with open(temporary, "w") as file:
+                file.write("half")
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        fail()
+    assert target.read_text() == "before"
+    assert os.listdir(tmp_path) == ["w.npz"]
+
+
+def test_a_dtype_that_pytorch_lacks_writes_nothing(tmp_path):
+    with pytest.raises(UserError, match="PyTorch has no dtype complex64"):
+        write_tensors(str(tmp_path / "w.pth"), {"w": np.zeros(2, np.complex64)})
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"output .*file/w\.npz"):
+        write_tensors(str(tmp_path / "file" / "w.npz"), TENSORS)
+
+
+def cached_repository(cache, owner, name, file):
+    """A repository in the hub's local cache, as its client lays it out."""
+    folder = cache / f"models--{owner}--{name}"
+    snapshot = folder / "snapshots" / "0123456789abcdef"
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0123456789abcdef")
+    write_tensors(str(snapshot / file), TENSORS)
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """The hub's client without a network, its cache in a folder of the test."""
+    pytest.importorskip("huggingface_hub")
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_the_hub_is_read_from_its_cache_when_offline(offline, file):
+    cached_repository(offline, "timm", "deit_small_patch16_224.fb_in1k", file)
+    found, _ = read_tensors("hf://timm/deit_small_patch16_224.fb_in1k")
+    np.testing.assert_array_equal(found["w"], TENSORS["w"])
+
+
+def test_a_named_file_of_the_hub(offline):
+    cached_repository(offline, "someone", "weights", "v2.npz")
+    assert fetch("hf://someone/weights/v2.npz").endswith("v2.npz")
+    with pytest.raises(UserError, match=r"hf://someone/weights/v3\.npz: not found") as caught:
+        fetch("hf://someone/weights/v3.npz")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_hub_without_a_name_or_a_client(monkeypatch):
+    with pytest.raises(UserError, match="say hf://OWNER/REPOSITORY"):
+        fetch("hf://timm")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"pip install 'evovit_jax\[hub\]'"):
+        fetch("hf://timm/anything")
