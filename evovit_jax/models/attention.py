@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from evovit_jax.parallel.per_device import per_device
 from evovit_jax.reduction.base import AttentionRequest, AttentionView
-from evovit_jax.reduction.tokens import per_device
 
 # What cuDNN's kernel takes on every GPU that it runs on (Hopper takes heads of up to 256).
 FUSED_CAPABILITY, FUSED_HEAD_DIM, FUSED_HEAD_MULTIPLE = (8, 0), 128, 8

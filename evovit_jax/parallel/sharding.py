@@ -5,6 +5,7 @@ averages with them) over "fsdp" alone. `mesh.fsdp = 1` is data parallelism, `mes
 sharded data parallelism, anything between a mixture.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,8 +15,7 @@ from ml_collections import ConfigDict
 
 from evovit_jax import rules
 from evovit_jax.errors import UserError, suggestion
-from evovit_jax.models.variables import Variables
-from evovit_jax.reduction.tokens import BATCH_AXES
+from evovit_jax.parallel.per_device import BATCH_AXES
 
 BATCH = PartitionSpec(BATCH_AXES)
 STRATEGIES = ("fsdp", "replicate")
@@ -85,7 +85,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def param_shardings(
-    mesh: Mesh, params: Variables, strategy_rules: rules.Rules
+    mesh: Mesh, params: Mapping[str, Any], strategy_rules: rules.Rules
 ) -> dict[str, NamedSharding]:
     """Where each parameter lives, by `mesh.rules`.
 

@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from evovit_jax.parallel.per_device import per_device
 from evovit_jax.reduction.at_locations import Located
 from evovit_jax.reduction.base import AttentionRequest, AttentionView, key_mask
-from evovit_jax.reduction.tokens import TokenSet, keep, mask_out, membership, per_device
+from evovit_jax.reduction.tokens import TokenSet, keep, mask_out, membership
 
 
 class ATS(Located):

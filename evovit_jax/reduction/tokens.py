@@ -7,16 +7,14 @@ to sort it or to index into it.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-BATCH_AXES = ("data", "fsdp")
+from evovit_jax.parallel.per_device import per_device
 
 
 @functools.partial(
@@ -102,26 +100,6 @@ def check_tokens(tokens: TokenSet, *, dim: int, inputs: int) -> TokenSet:
     if tokens.scores is not None:
         chex.assert_type(tokens.scores, jnp.float32)
     return tokens
-
-
-def per_device(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Runs `function` on each device's part of the batch when a mesh is set.
-
-    All arguments and results are arrays (or pytrees of them) whose first dimension is the batch,
-    which the mesh's devices must divide. Without a mesh the function is called as it is.
-    """
-
-    @functools.wraps(function)
-    def wrapped(*arrays: Any) -> Any:
-        mesh = jax.sharding.get_abstract_mesh()
-        free = set(mesh.axis_names) - set(mesh.manual_axes)
-        axes = tuple(axis for axis in BATCH_AXES if axis in free)
-        if not axes or mesh.size == 1:
-            return function(*arrays)
-        spec = PartitionSpec(axes)
-        return jax.shard_map(function, in_specs=spec, out_specs=spec)(*arrays)
-
-    return wrapped
 
 
 def top_k(scores: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:

@@ -8,7 +8,7 @@ the newest `keep` and the `keep_best` of the best evaluated top-1 stay.
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,11 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
 from evovit_jax.errors import UserError, first_line
-from evovit_jax.models.variables import Variables
-from evovit_jax.train.state import TrainState
 from evovit_jax.workdir import abandoned_reads
 from evovit_jax.workdir.config_file import locate
 
 FOLDER = "checkpoints"
+State = TypeVar("State")  # a frozen dataclass of arrays
 METRIC = "val_top1"
 # The metric of a checkpoint without an evaluation: it is never the best while another has one.
 UNEVALUATED = -1.0
@@ -77,7 +76,7 @@ class Checkpointer:
         """The step of the newest checkpoint, None where there is none."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, data: Any, metrics: Mapping | None) -> None:
+    def save(self, step: int, state: Any, data: Any, metrics: Mapping | None) -> None:
         """Begins to save and returns; the state may be donated at once.
 
         Args:
@@ -96,7 +95,7 @@ class Checkpointer:
             metrics={METRIC: (metrics or {}).get(METRIC, UNEVALUATED)},
         )
 
-    def restore(self, like: TrainState) -> tuple[TrainState, Any] | None:
+    def restore(self, like: State) -> tuple[State, Any] | None:
         """The newest checkpoint that is whole, and the data iterator's state in it.
 
         Damaged ones are reported and passed over, and renamed to `damaged_STEP` where an older one
@@ -138,7 +137,7 @@ class Checkpointer:
             )
         return None
 
-    def _restore(self, step: int, like: TrainState) -> tuple[TrainState, Any]:
+    def _restore(self, step: int, like: State) -> tuple[State, Any]:
         run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
         tree = as_tree(like)
         check_shapes(run["shapes"], shapes_of(tree), f"checkpoint {self.folder / str(step)}")
@@ -148,7 +147,7 @@ class Checkpointer:
         for name, found in checksums(restored).items():
             if found != run["checksums"][name]:
                 raise Damaged(f"the checksum of {name} is wrong")
-        return TrainState(**restored), run["data"]
+        return type(like)(**restored), run["data"]
 
     def _set_aside(self, steps: list[int]) -> None:
         """Frees the places of damaged checkpoints, which stay beside them."""
@@ -189,9 +188,9 @@ def _metric(metrics: Mapping[str, float]) -> float:
     return metrics[METRIC]
 
 
-def as_tree(state: TrainState) -> dict[str, Any]:
+def as_tree(state: Any) -> dict[str, Any]:
     """The state's fields by name."""
-    return {name: getattr(state, name) for name in TrainState.__dataclass_fields__}
+    return {name: getattr(state, name) for name in state.__dataclass_fields__}
 
 
 def shapes_of(tree: Any) -> dict[str, str]:
@@ -254,7 +253,9 @@ def _sum_bits(leaves: list[jax.Array]) -> list[jax.Array]:
     return [one(leaf) for leaf in leaves]
 
 
-def load_variables(path: epath.PathLike, step: int | None = None) -> tuple[Variables, Variables]:
+def load_variables(
+    path: epath.PathLike, step: int | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The evaluated parameters and statistics of a run, on the host: its averages if it has any.
 
     Args:
