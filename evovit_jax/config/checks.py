@@ -1,5 +1,7 @@
 """Refuses values that no run can use, by the field's name."""
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,35 +10,67 @@ from ml_collections import ConfigDict
 from evovit_jax.config.fields import field_names, value_of
 from evovit_jax.errors import UserError
 
-# Where numbers have to be, as intervals are written; "inf)" refuses infinity itself, and NaN.
-INTERVALS = {
-    "[1, inf)": (
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """The finite numbers between two others.
+
+    Attributes:
+      low: the smallest number.
+      high: the largest number.
+      has_low: whether `low` itself is inside.
+      has_high: whether `high` itself is inside.
+    """
+
+    low: float
+    high: float = math.inf
+    has_low: bool = True
+    has_high: bool = True
+
+    def __contains__(self, value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        above = value >= self.low if self.has_low else value > self.low
+        return above and (value <= self.high if self.has_high else value < self.high)
+
+    def __str__(self) -> str:
+        """What it asks for: "at least 1", "above 0", "in [0, 1)"."""
+        if self.high == math.inf:
+            return f"{'at least' if self.has_low else 'above'} {self.low}"
+        return f"in {'(['[self.has_low]}{self.low}, {self.high}{')]'[self.has_high]}"
+
+
+AT_LEAST_1, NOT_NEGATIVE = Interval(1, has_high=False), Interval(0, has_high=False)
+POSITIVE = Interval(0, has_low=False, has_high=False)
+SHARE, SHARE_BELOW_1 = Interval(0, 1), Interval(0, 1, has_high=False)
+SHARE_ABOVE_0 = Interval(0, 1, has_low=False)
+# Where the number in a field has to be; None, where a field may have it, is always allowed.
+NUMBERS = {
+    AT_LEAST_1: (
         "batch_size", "eval_batch_size", "accumulate", "keep_rate_levels", "augment.repeats",
         "model.image_size", "model.patch_size", "model.num_classes", "model.key_dim",
     ),
-    "[0, inf)": (
+    NOT_NEGATIVE: (
         "data_threads", "data_processes", "data_limit_unreadable", "keep_checkpoints", "keep_best",
         "optim.learning_rate", "optim.warmup_learning_rate", "optim.min_learning_rate",
         "optim.reference_batch", "optim.eps", "optim.weight_decay", "optim.clip_norm", "optim.agc",
         "augment.pad", "augment.color_jitter", "augment.mixup", "augment.cutmix",
         "augment.mix_group", "eval_transform.resize",
     ),
-    "[0, 1]": (
+    SHARE: (
         "augment.flip", "augment.erasing_prob", "augment.mix_prob", "augment.mix_switch_prob",
         "loss.label_smoothing", "loss.cls_weight", "distill.alpha",
     ),
-    "[0, 1)": ("ema.decay", "optim.beta1", "optim.beta2", "model.drop_path_rate"),
-    "(0, 1]": ("eval_transform.crop_fraction",),
-    "(0, inf)": ("distill.tau", "model.mlp_ratio"),
+    SHARE_BELOW_1: ("ema.decay", "optim.beta1", "optim.beta2", "model.drop_path_rate"),
+    SHARE_ABOVE_0: ("eval_transform.crop_fraction",),
+    POSITIVE: ("distill.tau", "model.mlp_ratio"),
 }  # fmt: skip
-
-
-# The same of every number of a tuple, and how many they are.
+# How many numbers a field has, and where each of them has to be.
 TUPLES = {
-    "mean": (3, "[0, 1]"),
-    "std": (3, "(0, inf)"),
-    "augment.scale": (2, "(0, inf)"),
-    "augment.ratio": (2, "(0, inf)"),
+    "mean": (3, SHARE),
+    "std": (3, POSITIVE),
+    "augment.scale": (2, POSITIVE),
+    "augment.ratio": (2, POSITIVE),
 }
 
 
@@ -47,34 +81,18 @@ def check(config: ConfigDict) -> None:
       UserError: naming the field.
     """
     values = {name: value_of(config, name) for name in field_names(config)}
-    for interval, names in INTERVALS.items():
+    for interval, names in NUMBERS.items():
         for name in names:
-            if values[name] is not None and not _is_in(values[name], interval):
-                raise UserError(f"{name}={values[name]} must be {_in_words(interval)}")
+            if values[name] is not None and values[name] not in interval:
+                raise UserError(f"{name}={values[name]} must be {interval}")
     for name, (length, interval) in TUPLES.items():
         value = values[name]
         if not isinstance(value, Sequence) or len(value) != length:
             raise UserError(f"{name}={value} must have {length} numbers")
-        if not all(_is_in(one, interval) for one in value):
-            raise UserError(f"{name}={value}: each must be {_in_words(interval)}")
+        if not all(number in interval for number in value):
+            raise UserError(f"{name}={value}: each must be {interval}")
     if config.batch_size % config.accumulate:
         raise UserError(
             f"batch_size={config.batch_size} does not divide into accumulate="
             f"{config.accumulate} micro-batches"
         )
-
-
-def _is_in(value: Any, interval: str) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    low, high = map(float, interval[1:-1].split(","))
-    above = value >= low if interval[0] == "[" else value > low
-    return above and (value <= high if interval[-1] == "]" else value < high)
-
-
-def _in_words(interval: str) -> str:
-    """What an interval asks for: "at least 1", "above 0", "in [0, 1)"."""
-    low, high = interval[1:-1].split(", ")
-    if high != "inf":
-        return f"in {interval}"
-    return f"at least {low}" if interval[0] == "[" else f"above {low}"

@@ -16,8 +16,7 @@ from evovit_jax.errors import UserError
 
 # A flag that changes a field: --config.batch_size=128.
 OVERRIDE = re.compile(r"--?config\.([\w.\[\]]+)(?:=|$)")
-
-
+# The flag that names the recipe: --config=configs/x.py:smoke.
 CONFIG = re.compile(r"--?config=(.*)")
 
 
@@ -52,9 +51,9 @@ def from_flags(
       UserError: an unknown flag, field, file or variant, a value of another type, or a flag of
         `required` that is not given.
     """
-    overrides = [found[1] for found in map(OVERRIDE.match, argv) if found]
+    overrides = [flag[1] for flag in map(OVERRIDE.match, argv) if flag]
     # Loaded here first, for ml_collections reports what is wrong with a recipe as a traceback.
-    for spec in (found[1] for found in map(CONFIG.match, argv) if found):
+    for spec in (flag[1] for flag in map(CONFIG.match, argv) if flag):
         recipe = load(spec)
         known = field_names(recipe)
         for field in overrides:

@@ -1,4 +1,7 @@
-"""A plan: what it holds, as a table for people, and as JSON for programs."""
+"""A plan: what it holds, as a table for people, and as JSON for programs.
+
+Tested in tests/plan/memory_test.py.
+"""
 
 import dataclasses
 import json
