@@ -6,31 +6,29 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from evovit_jax import flops
+from evovit_jax.models.token_model import TokenModel
+from evovit_jax.reduction import token_counts
 
 Shape = tuple[int, int, int]  # rows, inner dimension, columns
 
 
-def matmul_shapes(
-    model: nnx.Module, batch_size: int, *, image_size: int | None = None
-) -> set[Shape]:
+def matmul_shapes(model: nnx.Module, batch_size: int) -> set[Shape]:
     """The matmuls of a batch in the linear maps of the first and of the last block.
 
-    A network without blocks of attention has none.
+    A network without tokens has none.
     """
-    if not isinstance(model, tuple(flops.FORMULAS)):
+    if not isinstance(model, TokenModel):
         return set()
-    stages = [model.blocks] if hasattr(model, "blocks") else model.stages
-    blocks = [block for stage in stages for block in stage]
-    counts = flops.count(model).blocks
-    found = set()
+    blocks = [block for stage in model.stages for block in stage]
+    counts = token_counts.count(model.reducer, model.grid)
+    shapes = set()
     for i in (0, len(blocks) - 1):
-        tokens = counts[i].tokens
+        tokens = counts[i]
         for half, n in ((blocks[i].attn, tokens.attention), (blocks[i].mlp, tokens.feed_forward)):
             for _, layer in nnx.iter_modules(half):
                 if isinstance(layer, nnx.Linear):
-                    found.add((batch_size * n, *layer.kernel.shape))
-    return found
+                    shapes.add((batch_size * n, *layer.kernel.shape))
+    return shapes
 
 
 def largest(shapes: Iterable[Shape], count: int = 6) -> list[Shape]:

@@ -10,6 +10,7 @@ import jax
 from evovit_jax import flops
 from evovit_jax.benchmarking import matmul_peak, own_models, timm_models
 from evovit_jax.benchmarking.timing import Timing, interleave, measure, ratio
+from evovit_jax.models import abstract_model
 from evovit_jax.reduction import describe
 
 
@@ -83,7 +84,7 @@ def _peer_cases(peer: timm_models.Peer, made: Sequence[own_models.Case]) -> list
                 "compile_seconds": answer["compile_seconds"],
             }
             # timm is dense; a backward pass costs twice its forward pass.
-            gmacs = flops.gmacs(row["model"], "none", image_size=row["image_size"])
+            gmacs = flops.gmacs(abstract_model(row["model"], "none", image_size=row["image_size"]))
             passes = 3 if row["mode"] == "train" else 1
             operations = round(2e9 * gmacs * row["batch_size"] * passes)
             new = {**row, **own, "framework": variant, "gmacs": gmacs}

@@ -18,6 +18,8 @@ NAMES = (
     "keep_rate_warmup",
     "freeze",
 )
+# Those that a reducer's schedule may read.
+OF_REDUCTIONS = ("layer_to_stage", "keep_rate_start", "keep_rate_warmup")
 UNITS = ("steps", "epochs", "examples")
 
 

@@ -9,6 +9,7 @@ from evovit_jax import reduction
 from evovit_jax.config import durations
 from evovit_jax.config.fields import RANDOM
 from evovit_jax.errors import UserError, suggestion
+from evovit_jax.models import model_entry
 
 
 def smoke(config: ConfigDict) -> None:
@@ -50,32 +51,13 @@ def smoke(config: ConfigDict) -> None:
 
 def network(name: str) -> dict[str, Any]:
     """The fields of `config.model` that make a family's smallest sensible network."""
-    if "levit" in name:
-        return {
-            "model.image_size": 64,
-            "model.embed_dim": (16, 24, 32),
-            "model.depth": (2, 2, 2),
-            "model.num_heads": (2, 2, 2),
-            "model.key_dim": 8,
-        }
-    lvvit = name.startswith("lvvit")  # whose stem is for patches of 16 pixels
-    return {
-        "model.image_size": 64 if lvvit else 32,
-        "model.patch_size": None if lvvit else 8,
-        "model.embed_dim": 24,
-        "model.depth": 4,
-        "model.num_heads": 3,
-    }
+    return {f"model.{field}": value for field, value in model_entry(name).model.smoke.items()}
 
 
 def teacher(spec: str) -> str:
     """`distill.teacher` as small as can be."""
     name = spec.partition(",")[0]
-    if name.startswith("regnet"):
-        return f"{name},stem_width=8,widths=8:16,depth=1:1,group_width=8"
-    fields = network(name).items() if name else ()
-    kept = ((key.removeprefix("model."), value) for key, value in fields if value is not None)
-    return reduction.describe({"name": name, **dict(kept)}) if name else ""
+    return reduction.describe({"name": name, **model_entry(name).model.smoke}) if name else ""
 
 
 def finish(config: ConfigDict, variant: str, /, **variants: Mapping[str, Any]) -> ConfigDict:

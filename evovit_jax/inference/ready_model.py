@@ -20,7 +20,6 @@ from evovit_jax.models import EvalTransform, create_model, model_entry
 from evovit_jax.reduction import describe, parse
 from evovit_jax.weights import load_weights
 from evovit_jax.weights.files import find_folder
-from evovit_jax.weights.state_dict import TRAINED_SETTINGS
 from evovit_jax.workdir import config_file
 
 RANDOM_WEIGHTS = "random weights: give --weights=PATH"
@@ -118,7 +117,7 @@ def _check_settings(model: nnx.Module, spec: str, weights: str) -> None:
     """Refuses weights that have changed what the reduction's specification says."""
     for name, value in parse(spec)[1].items():
         found = getattr(model.reducer.fields, name)
-        if name in TRAINED_SETTINGS and found != value:
+        if name in model.reducer.trained_settings and found != value:
             raise UserError(
                 f"{weights} was trained with {name}={str(found).lower()}: "
                 f"leave {name} out of the reduction"

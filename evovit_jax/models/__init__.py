@@ -3,9 +3,17 @@
 from evovit_jax.models.outputs import Outputs
 from evovit_jax.models.registry import (
     EvalTransform,
+    abstract_model,
     create_model,
     list_models,
     model_entry,
 )
 
-__all__ = ["EvalTransform", "Outputs", "create_model", "list_models", "model_entry"]
+__all__ = [
+    "EvalTransform",
+    "Outputs",
+    "abstract_model",
+    "create_model",
+    "list_models",
+    "model_entry",
+]

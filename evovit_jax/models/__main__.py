@@ -11,8 +11,8 @@ import pathlib
 from flax import nnx
 
 from evovit_jax.errors import UserError, run_command
-from evovit_jax.flops import abstract_model, gmacs
-from evovit_jax.models import list_models, model_entry
+from evovit_jax.flops import gmacs
+from evovit_jax.models import abstract_model, list_models, model_entry
 
 # Between these two lines of a file the table is written.
 BEGIN, END = "<!-- models -->", "<!-- end of models -->"

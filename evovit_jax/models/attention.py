@@ -1,5 +1,6 @@
 """`softmax(q k^T * scale + bias) v`, as matmuls or as one fused kernel."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -20,14 +21,20 @@ def attend(
     *,
     scale: float,
     request: AttentionRequest,
+    bias: Float[Array, "#b #h #n #m"] | None = None,
     kernel: str = "auto",
 ) -> tuple[Float[Array, "b h n e"], AttentionView]:
     """`softmax(q k^T * scale + bias) v` with float32 softmax, and the view that was asked for.
+
+    `bias` is the layer's own, float32, to which the request's is added.
 
     `kernel` is "matmul"; "fused" for one kernel in the blocks that allow it (`can_fuse`); or
     "auto": that where the hardware has such a kernel. The class row of a fused block is computed
     on its own, one query against all keys.
     """
+    if bias is not None:
+        asked = request.bias
+        request = dataclasses.replace(request, bias=bias if asked is None else bias + asked)
     fused = can_fuse(q, v, request) and (
         kernel == "fused" or (kernel == "auto" and has_fused_kernel(q.dtype, q.shape[-1]))
     )

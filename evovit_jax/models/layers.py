@@ -1,4 +1,4 @@
-"""What the backbones share: attention, feed-forward, stochastic depth, patches, positions."""
+"""What the backbones share: attention, feed-forward, residuals, patches, positions, pooling."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from evovit_jax.errors import UserError
 from evovit_jax.models.attention import attend
-from evovit_jax.reduction.base import AttentionRequest, AttentionView, Reducer
+from evovit_jax.reduction.base import AttentionRequest, AttentionView
 from evovit_jax.reduction.tokens import TokenSet
 
 REMAT_POLICIES = {
@@ -41,6 +41,13 @@ def drop_path(
         return x
     stay = jax.random.bernoulli(key, 1 - rate, (x.shape[0], 1, 1))
     return x * (stay.astype(x.dtype) / (1 - rate))
+
+
+def add_branch(tokens: TokenSet, branch: Array, rate: float, number: int) -> TokenSet:
+    """Adds residual branch number `number` of the network, dropped at `rate` in training."""
+    key = tokens.key if tokens.train else None
+    key = None if key is None else jax.random.fold_in(key, number)
+    return tokens.replace(x=tokens.x + drop_path(branch, rate, key))
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -114,66 +121,6 @@ class LayerScale(nnx.Module):
         return x * gamma.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-class Block(nnx.Module):
-    """A pre-norm transformer block, in the two halves between which a reducer may step in.
-
-    `skip_lam` divides the residual branches (LV-ViT), `init_values` puts a LayerScale on them
-    (DeiT-III), `drop_path_rate` is their stochastic depth.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        *,
-        mlp_ratio: float,
-        qkv_bias: bool = True,
-        drop_path_rate: float = 0.0,
-        init_values: float | None = None,
-        skip_lam: float = 1.0,
-        norm_eps: float = 1e-6,
-        dtype: jnp.dtype = jnp.float32,
-        remat: str = "none",
-        attention_kernel: str = "auto",
-        rngs: nnx.Rngs,
-    ):
-        self.drop_path_rate, self.skip_lam, self.remat = drop_path_rate, skip_lam, remat
-        self.norm1 = LayerNorm(dim, epsilon=norm_eps, dtype=dtype, rngs=rngs)
-        self.attn = Attention(
-            dim, heads, qkv_bias=qkv_bias, dtype=dtype, kernel=attention_kernel, rngs=rngs
-        )
-        self.norm2 = LayerNorm(dim, epsilon=norm_eps, dtype=dtype, rngs=rngs)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), dtype=dtype, rngs=rngs)
-        scaled = init_values is not None
-        self.ls1 = LayerScale(dim, init_values, dtype=dtype) if scaled else None
-        self.ls2 = LayerScale(dim, init_values, dtype=dtype) if scaled else None
-
-    def _add(
-        self, x: Array, branch: Array, scale: LayerScale | None, tokens: TokenSet, number: int
-    ) -> Array:
-        branch = branch if scale is None else scale(branch)
-        branch = branch if self.skip_lam == 1 else branch / self.skip_lam
-        key = tokens.key if tokens.train else None
-        if key is not None:
-            key = jax.random.fold_in(key, number)
-        return x + drop_path(branch, self.drop_path_rate, key)
-
-    def attend(
-        self, block: int, tokens: TokenSet, reducer: Reducer
-    ) -> tuple[TokenSet, AttentionView]:
-        """The attention half of block number `block`; the view is what `reducer` asked for."""
-        request = reducer.attention_request(block, tokens)
-        branch = rematerialised(lambda x: self.attn(self.norm1(x), request), self.remat)
-        mixed, view = branch(tokens.x)
-        return tokens.replace(x=self._add(tokens.x, mixed, self.ls1, tokens, 2 * block)), view
-
-    def feed_forward(self, block: int, tokens: TokenSet) -> TokenSet:
-        """The MLP half of block number `block`."""
-        branch = rematerialised(lambda x: self.mlp(self.norm2(x)), self.remat)
-        x = self._add(tokens.x, branch(tokens.x), self.ls2, tokens, 2 * block + 1)
-        return tokens.replace(x=x)
-
-
 def rematerialised(function: Callable, remat: str) -> Callable:
     """`function`, its intermediates recomputed in the backward pass as `remat` says.
 
@@ -181,6 +128,20 @@ def rematerialised(function: Callable, remat: str) -> Callable:
     """
     policy = REMAT_POLICIES[remat]
     return function if policy is None else jax.checkpoint(function, policy=policy)
+
+
+def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
+    """(rows, columns) of patches of an image of that size, all in pixels.
+
+    Raises:
+      UserError: if the patch size does not divide it.
+    """
+    if height % patch_size or width % patch_size:
+        raise UserError(
+            f"an image of {height}x{width} pixels does not divide into patches of "
+            f"{patch_size}; resize it to a multiple"
+        )
+    return height // patch_size, width // patch_size
 
 
 class PatchEmbed(nnx.Module):
@@ -199,17 +160,8 @@ class PatchEmbed(nnx.Module):
         )
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """(rows, columns) of patches of an image of that size.
-
-        Raises:
-          UserError: if the patch size does not divide it.
-        """
-        if height % self.patch_size or width % self.patch_size:
-            raise UserError(
-                f"an image of {height}x{width} pixels does not divide into patches of "
-                f"{self.patch_size}; resize it to a multiple"
-            )
-        return height // self.patch_size, width // self.patch_size
+        """(rows, columns) of patches of an image of that size."""
+        return patch_grid(height, width, self.patch_size)
 
     def __call__(
         self, images: Float[Array, "b h w c"], *, train: bool = False
@@ -232,3 +184,22 @@ def resize_positions(
     grid = positions.reshape(1, *old, -1)
     grid = jax.image.resize(grid, (1, *new, grid.shape[-1]), "bicubic", antialias=True)
     return grid.reshape(1, new[0] * new[1], -1)
+
+
+def as_float32(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Logits and losses are float32 whatever the compute dtype."""
+    return x.astype(jnp.float32)
+
+
+def mean_of_patches(tokens: TokenSet) -> Float[Array, "b d"]:
+    """The mean over the input's patches: merged tokens count by size, masked ones not at all."""
+    x = tokens.x[:, tokens.prefix :]
+    if tokens.sizes is None and tokens.mask is None:
+        return x.mean(axis=1)
+    weights = jnp.ones(tokens.x.shape[:2]) if tokens.sizes is None else tokens.sizes
+    if tokens.mask is not None:
+        weights = jnp.where(tokens.mask, weights, 0.0)
+    weights = weights[:, tokens.prefix :]
+    # Where a mask drops every patch of an image, its mean is zero.
+    weights = weights / jnp.maximum(weights.sum(axis=1, keepdims=True), 1.0)
+    return jnp.einsum("bp,bpd->bd", weights.astype(x.dtype), x)

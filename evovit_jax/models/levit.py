@@ -6,33 +6,30 @@ token, whose attention ranks the tokens, and learned positions, at the input and
 subsampling, in the biases' place.
 """
 
-import functools
 import itertools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from evovit_jax.errors import UserError
 from evovit_jax.models.batch_norm import ConvNorm, NormLinear
-from evovit_jax.models.layers import truncated_normal
+from evovit_jax.models.layers import mean_of_patches, truncated_normal
 from evovit_jax.models.levit_layers import (
+    PATCH_SIZE,
     STRIDE,
     Block,
+    Downsample,
     LeViTConfig,
-    Mlp,
-    SubsampleAttention,
-    add_branch,
     positions_for,
-    recomputed,
 )
 from evovit_jax.models.outputs import Outputs
 from evovit_jax.models.registry import Entry, EvalTransform
-from evovit_jax.models.vit import mean_of_patches
+from evovit_jax.models.token_model import TokenModel
 from evovit_jax.reduction import Backbone, create_reducer
-from evovit_jax.reduction.base import Reducer
-from evovit_jax.reduction.tokens import TokenSet, check_tokens, follow, start_tokens
+from evovit_jax.reduction.tokens import TokenSet
 
 
 class Stem(nnx.Module):
@@ -45,69 +42,34 @@ class Stem(nnx.Module):
             ConvNorm(c, out, 3, stride=2, **made) for c, out in itertools.pairwise(widths)
         )
 
-    def __call__(
-        self, images: Float[Array, "b h w c"], *, train: bool
-    ) -> tuple[Float[Array, "b p d"], tuple[int, int]]:
-        """Patch tokens in raster order, and their grid."""
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """(rows, columns) of tokens of an image of that size, in pixels, rounded up."""
+        return -(-height // PATCH_SIZE), -(-width // PATCH_SIZE)
+
+    def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b p d"]:
+        """Patch tokens in raster order."""
         x = images
         for i, conv in enumerate(self.convs):
             x = conv(x if i == 0 else jax.nn.hard_swish(x), train=train)
-        b, rows, columns, d = x.shape
-        return x.reshape(b, rows * columns, d), (rows, columns)
+        return x.reshape(len(x), -1, x.shape[-1])
 
 
-class Downsample(nnx.Module):
-    """What lies between two stages: subsampling attention, then an MLP with its residual."""
-
-    def __init__(self, config: LeViTConfig, stage: int, *, rngs: nnx.Rngs):
-        self.stage = stage
-        self.attn = SubsampleAttention(config, stage, rngs=rngs)
-        self.mlp = Mlp(config, stage + 1, rngs=rngs)
-        self.drop_path_rate, self.remat = config.drop_path_rate, config.remat
-
-    def __call__(self, tokens: TokenSet, reducer: Reducer, branch: int) -> TokenSet:
-        """The next stage's tokens; `branch` numbers the residual branch for drop path."""
-        request = reducer.subsample_request(self.stage, tokens)
-
-        def attention(attn: SubsampleAttention, x: Array):
-            return attn(x, tokens.grid, request, train=tokens.train)
-
-        x, view = recomputed(attention, self.remat)(self.attn, tokens.x)
-        tokens = reducer.subsample(tokens, view, STRIDE, stage=self.stage)
-        tokens = subsampled(tokens, x)
-
-        def feed_forward(mlp: Mlp, x: Array) -> Array:
-            return mlp(x, train=tokens.train)
-
-        added = recomputed(feed_forward, self.remat)(self.mlp, tokens.x)
-        return add_branch(tokens, added, self.drop_path_rate, branch)
-
-
-def subsampled(tokens: TokenSet, x: Float[Array, "b n d"]) -> TokenSet:
-    """The set with the tokens `x` of the next grid.
-
-    For the source map a token stands for the STRIDE x STRIDE cell that it is the corner of.
-    """
-    rows, columns = tokens.grid
-    grid = (-(-rows // STRIDE), -(-columns // STRIDE))
-    places = jnp.arange(rows * columns, dtype=jnp.int32)
-    y, x_ = jnp.divmod(places, columns)
-    cells = (y // STRIDE) * grid[1] + x_ // STRIDE + tokens.prefix
-    moves = jnp.concatenate([jnp.arange(tokens.prefix, dtype=jnp.int32), cells])
-    moves = jnp.broadcast_to(moves, (len(x), len(moves)))
-    return tokens.replace(x=x, grid=grid, source=follow(tokens.source, moves))
-
-
-class LeViT(nnx.Module):
+class LeViT(TokenModel):
     """A LeViT with a reducer.
 
-    `model(images)` returns float32 logits `[batch, num_classes]` and `Outputs`. A training pass
-    returns the first head's; the others are in `Outputs.aux_logits`: "dist" for the distillation
-    head, "cls" and "cls_dist" for the same two on Evo-LeViT's class token. It also updates batch
-    norm's statistics in place.
+    A training pass returns the first head's logits; the others are in `Outputs.aux_logits`: "dist"
+    for the distillation head, "cls" and "cls_dist" for the same two on Evo-LeViT's class token. It
+    also updates batch norm's statistics in place.
     """
 
     Config = LeViTConfig
+    smoke: ClassVar = {
+        "image_size": 64,
+        "embed_dim": (16, 24, 32),
+        "depth": (2, 2, 2),
+        "num_heads": (2, 2, 2),
+        "key_dim": 8,
+    }
 
     def __init__(self, config: LeViTConfig, reduction=None, *, rngs: nnx.Rngs):
         self.config = config
@@ -143,91 +105,48 @@ class LeViT(nnx.Module):
             prefix=self.prefix,
             stage_depths=config.depth,
             key_dim=config.key_dim,
+            stride=STRIDE,
         )
         self.reducer = create_reducer(reduction, backbone, rngs=rngs)
 
     def embed(
         self, images: Float[Array, "b h w c"], *, train: bool = False
-    ) -> tuple[Float[Array, "b n d"], tuple[int, int]]:
-        """The first stage's tokens in the compute dtype, and their grid.
+    ) -> Float[Array, "b n d"]:
+        """The first stage's tokens in the compute dtype.
 
         Raises:
           UserError: if there are attention biases and the images are of another size.
         """
         dtype = jnp.dtype(self.config.dtype)
-        x, grid = self.patch_embed(images.astype(dtype), train=train)
+        x = self.patch_embed(images.astype(dtype), train=train)
+        grid = self.patch_embed.grid(*images.shape[1:3])
         if not self.prefix:
             if grid != self.grid:
                 raise UserError(
                     f"this LeViT has attention biases for images of {self.config.image_size} "
                     f"pixels, got {images.shape[1]}x{images.shape[2]}; make it with image_size"
                 )
-            return x, grid
+            return x
         token = jnp.broadcast_to(self.cls_token[...], (len(x), 1, x.shape[2])).astype(dtype)
         positions = positions_for(self.pos_embed[...], self.grid, grid).astype(dtype)
-        return jnp.concatenate([token, x], axis=1) + positions, grid
+        return jnp.concatenate([token, x], axis=1) + positions
 
-    def __call__(
-        self,
-        images: Float[Array, "b h w c"],
-        *,
-        train: bool = False,
-        key: Key[Array, ""] | None = None,
-        reduction: dict | None = None,
-    ) -> tuple[Float[Array, "b k"], Outputs]:
-        """Logits and everything else of one pass.
-
-        Args:
-          images: normalised, channels last.
-          train: a training pass: batch statistics, stochastic depth, auxiliary heads, losses.
-          key: where everything random of the pass comes from; None switches it off.
-          reduction: settings of the reducer for this pass, by field.
-        """
-        reducer = self.reducer.override(**(reduction or {}))
-        x, grid = self.embed(images, train=train)
-        tokens = start_tokens(x, prefix=self.prefix, grid=grid, train=train, key=key)
-        dims = self.config.embed_dim
-        check = functools.partial(check_tokens, inputs=tokens.x.shape[1])
-        tokens = check(reducer.start(tokens), dim=dims[0])
-        maps, number = [], itertools.count()
-        depth = sum(self.config.depth)
-        for stage, blocks in enumerate(self.stages):
-            check = functools.partial(check, dim=dims[stage])
-            if stage:
-                branch = 2 * depth + stage
-                tokens = self.downsamples[stage - 1](tokens, reducer, branch)
-            for block, i in zip(blocks, number, strict=False):
-                tokens = check(reducer.before_block(i, tokens))
-                tokens, attention = block.attend(i, tokens, reducer)
-                tokens = check(reducer.after_attention(i, tokens, attention))
-                maps.append(tokens.source)
-                tokens = block.feed_forward(i, tokens)
-                tokens = check(reducer.after_block(i, tokens))
-        tokens = check(reducer.finish(tokens))
-        logits, aux_logits = self._classify(tokens)
-        return logits, Outputs(
-            features=tokens.x,
-            token_maps=(*maps, tokens.source),
-            aux_logits=aux_logits,
-            losses=reducer.losses(tokens) if train else {},
-            aux=reducer.aux(tokens),
-        )
-
-    def _classify(self, tokens: TokenSet) -> tuple[Array, dict[str, Array]]:
-        """Logits `[b, k]`, and in training those of the other heads by name."""
+    def classify(self, tokens: TokenSet) -> tuple[Float[Array, "b k"], Outputs]:
+        """Logits, the last tokens as they are, and in training the logits of the other heads."""
         train, pooled = tokens.train, mean_of_patches(tokens)
         logits = self.head(pooled, train=train)
         others = {}
         if self.config.distilled:
             others["dist"] = self.head_dist(pooled, train=train)
         if not train:
-            return (logits + others["dist"]) / 2 if others else logits, {}
+            logits = (logits + others["dist"]) / 2 if others else logits
+            return logits, Outputs(tokens.x)
         if self.config.class_token:
             on_class = tokens.x[:, 0]
             others["cls"] = self.head_cls(on_class, train=train)
             if self.config.distilled:
                 others["cls_dist"] = self.head_cls_dist(on_class, train=train)
-        return logits, others
+        return logits, Outputs(tokens.x, aux_logits=others)
 
 
 SIZES = {

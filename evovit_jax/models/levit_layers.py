@@ -17,13 +17,14 @@ from evovit_jax.models.batch_norm import LinearNorm
 from evovit_jax.models.config_checks import check_fields
 from evovit_jax.models.layers import (
     REMAT_POLICIES,
-    drop_path,
+    add_branch,
     resize_positions,
     truncated_normal,
 )
-from evovit_jax.reduction.base import AttentionRequest, AttentionView, Reducer
+from evovit_jax.reduction.base import AttentionRequest, AttentionView
 from evovit_jax.reduction.tokens import TokenSet
 
+PATCH_SIZE = 16  # pixels: the stem's four strides
 STRIDE = 2  # of every subsampling
 
 
@@ -71,12 +72,12 @@ class LeViTConfig:
         check_fields(self)
         if not len(self.embed_dim) == len(self.num_heads) == len(self.depth):
             raise UserError("embed_dim, num_heads and depth must have one number for each stage")
-        if self.image_size % 16:
-            raise UserError(f"image_size {self.image_size} is not a multiple of 16")
+        if self.image_size % PATCH_SIZE:
+            raise UserError(f"image_size {self.image_size} is not a multiple of {PATCH_SIZE}")
 
     def grids(self) -> tuple[tuple[int, int], ...]:
         """(rows, columns) of patch tokens in each stage."""
-        sides = [self.image_size // 16]
+        sides = [self.image_size // PATCH_SIZE]
         for _ in self.depth[1:]:
             sides.append(-(-sides[-1] // STRIDE))
         return tuple((side, side) for side in sides)
@@ -132,11 +133,11 @@ class Attention(nnx.Module):
         b, n, _ = x.shape
         qkv = self.qkv(x, train=train).reshape(b, n, self.heads, -1).swapaxes(1, 2)
         q, k, v = jnp.split(qkv, (self.key_dim, 2 * self.key_dim), axis=-1)
+        bias = None
         if hasattr(self, "attention_bias"):
-            own = self.attention_bias[...][:, bias_index(self.grid)][None]
-            bias = own if request.bias is None else jnp.broadcast_to(request.bias, own.shape) + own
-            request = dataclasses.replace(request, bias=bias)
-        mixed, view = attend(q, k, v, scale=self.key_dim**-0.5, request=request, kernel=self.kernel)
+            bias = self.attention_bias[...][:, bias_index(self.grid)][None]
+        scale = self.key_dim**-0.5
+        mixed, view = attend(q, k, v, scale=scale, request=request, bias=bias, kernel=self.kernel)
         mixed = mixed.swapaxes(1, 2).reshape(b, n, -1)
         return after_hardswish(self.proj, mixed, train=train), view
 
@@ -170,18 +171,19 @@ class SubsampleAttention(nnx.Module):
         train: bool,
     ) -> tuple[Float[Array, "b m e"], AttentionView]:
         """The tokens of the next stage, and what `request` asks to see of the attention."""
+        bias = None
         if self.prefix:
             x = x + positions_for(self.pos_embed[...], self.grid, grid).astype(x.dtype)
         else:
-            own = self.attention_bias[...][:, bias_index(self.grid, STRIDE)][None]
-            request = dataclasses.replace(request, bias=own)
+            bias = self.attention_bias[...][:, bias_index(self.grid, STRIDE)][None]
         b, n, _ = x.shape
         kv = self.kv(x, train=train).reshape(b, n, self.heads, -1).swapaxes(1, 2)
         k, v = jnp.split(kv, (self.key_dim,), axis=-1)
         chosen = [x[:, : self.prefix], every_other(x[:, self.prefix :], grid)]
         q = self.q(jnp.concatenate(chosen, axis=1), train=train)
         q = q.reshape(b, -1, self.heads, self.key_dim).swapaxes(1, 2)
-        mixed, view = attend(q, k, v, scale=self.key_dim**-0.5, request=request, kernel=self.kernel)
+        scale = self.key_dim**-0.5
+        mixed, view = attend(q, k, v, scale=scale, request=request, bias=bias, kernel=self.kernel)
         mixed = mixed.swapaxes(1, 2).reshape(b, q.shape[2], -1)
         return after_hardswish(self.proj, mixed, train=train), view
 
@@ -217,10 +219,9 @@ class Block(nnx.Module):
         self.drop_path_rate, self.remat = config.drop_path_rate, config.remat
 
     def attend(
-        self, block: int, tokens: TokenSet, reducer: Reducer
+        self, block: int, tokens: TokenSet, request: AttentionRequest
     ) -> tuple[TokenSet, AttentionView]:
-        """The attention half of block number `block`, and what the reducer asked to see."""
-        request = reducer.attention_request(block, tokens)
+        """The attention half of block number `block`, and what `request` asks to see of it."""
 
         def half(attn: Attention, x: Array) -> tuple[Array, AttentionView]:
             return attn(x, request, train=tokens.train)
@@ -238,15 +239,37 @@ class Block(nnx.Module):
         return add_branch(tokens, branch, self.drop_path_rate, 2 * block + 1)
 
 
+class Downsample(nnx.Module):
+    """What lies between two stages: subsampling attention, then an MLP with its residual."""
+
+    def __init__(self, config: LeViTConfig, stage: int, *, rngs: nnx.Rngs):
+        self.attn = SubsampleAttention(config, stage, rngs=rngs)
+        self.mlp = Mlp(config, stage + 1, rngs=rngs)
+        self.drop_path_rate, self.remat = config.drop_path_rate, config.remat
+        self.branch = 2 * sum(config.depth) + stage + 1  # after those of the blocks
+
+    def attend(
+        self, tokens: TokenSet, request: AttentionRequest
+    ) -> tuple[Float[Array, "b m e"], AttentionView]:
+        """The tokens of the next stage, and what `request` asks to see of the attention."""
+
+        def half(attn: SubsampleAttention, x: Array) -> tuple[Array, AttentionView]:
+            return attn(x, tokens.grid, request, train=tokens.train)
+
+        return recomputed(half, self.remat)(self.attn, tokens.x)
+
+    def feed_forward(self, tokens: TokenSet) -> TokenSet:
+        """The MLP half."""
+
+        def half(mlp: Mlp, x: Array) -> Array:
+            return mlp(x, train=tokens.train)
+
+        added = recomputed(half, self.remat)(self.mlp, tokens.x)
+        return add_branch(tokens, added, self.drop_path_rate, self.branch)
+
+
 def recomputed(function, remat: str):
     """`function(module, x)`, computed again in the backward pass as `remat` says."""
     # nnx.remat, not jax.checkpoint: it hands on the statistics that batch norm updates.
     policy = REMAT_POLICIES[remat]
     return function if policy is None else nnx.remat(function, policy=policy)
-
-
-def add_branch(tokens: TokenSet, branch: Array, rate: float, number: int) -> TokenSet:
-    """Adds residual branch number `number` of the network, dropped at `rate` in training."""
-    key = tokens.key if tokens.train else None
-    key = None if key is None else jax.random.fold_in(key, number)
-    return tokens.replace(x=tokens.x + drop_path(branch, rate, key))

@@ -6,6 +6,7 @@ by class, is added to the class token's. DynamicViT's teacher and student on it 
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,10 @@ from jaxtyping import Array, Float
 
 from evovit_jax.errors import UserError
 from evovit_jax.models.batch_norm import ConvNorm
-from evovit_jax.models.layers import truncated_normal
+from evovit_jax.models.layers import as_float32, patch_grid, truncated_normal
+from evovit_jax.models.outputs import Outputs
 from evovit_jax.models.registry import Entry, EvalTransform
-from evovit_jax.models.vit import VisionTransformer, ViTConfig, as_float32
+from evovit_jax.models.vit import VisionTransformer, ViTConfig
 from evovit_jax.reduction.tokens import TokenSet
 
 STEM_WIDTH = 64
@@ -71,17 +73,8 @@ class Stem(nnx.Module):
         )
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """(rows, columns) of patches of an image of that size.
-
-        Raises:
-          UserError: if the patch size does not divide it.
-        """
-        if height % self.patch_size or width % self.patch_size:
-            raise UserError(
-                f"an image of {height}x{width} pixels does not divide into patches of "
-                f"{self.patch_size}; resize it to a multiple"
-            )
-        return height // self.patch_size, width // self.patch_size
+        """(rows, columns) of patches of an image of that size."""
+        return patch_grid(height, width, self.patch_size)
 
     def __call__(
         self, images: Float[Array, "b h w c"], *, train: bool = False
@@ -102,6 +95,7 @@ class LVViT(VisionTransformer):
     """
 
     Config = LVViTConfig
+    smoke: ClassVar = {"image_size": 64, "embed_dim": 24, "depth": 4, "num_heads": 3}
 
     def __init__(self, config: LVViTConfig, reduction=None, *, rngs: nnx.Rngs):
         super().__init__(config, reduction, rngs=rngs)
@@ -112,9 +106,8 @@ class LVViT(VisionTransformer):
     def _patch_embed(self, rngs: nnx.Rngs) -> nnx.Module:
         return Stem(self.config, rngs=rngs)
 
-    def _classify(
-        self, tokens: TokenSet
-    ) -> tuple[Array, Array, dict[str, Array], dict[str, Array]]:
+    def classify(self, tokens: TokenSet) -> tuple[Float[Array, "b k"], Outputs]:
+        """Logits, normalised features, and the logits of the class token and of the patches."""
         features = self.norm(tokens.x)
         on_class = self.head(as_float32(features[:, 0]))
         on_patches = self.aux_head(as_float32(features[:, tokens.prefix :]))
@@ -125,7 +118,8 @@ class LVViT(VisionTransformer):
             counts, none = jnp.broadcast_arrays(counts, ~counts.any(axis=1, keepdims=True))
             counted = jnp.where(counts, on_patches, jnp.where(none, 0.0, -jnp.inf))
         logits = on_class if tokens.train else on_class + 0.5 * counted.max(axis=1)
-        return logits, features, {}, {"class_logits": on_class, "patch_logits": on_patches}
+        aux = {"class_logits": on_class, "patch_logits": on_patches}
+        return logits, Outputs(features, aux=aux)
 
 
 _WEIGHTS = "https://github.com/zihangJiang/TokenLabeling"

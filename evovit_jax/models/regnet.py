@@ -5,6 +5,7 @@ excitation (Hu et al., 2018), 1x1 convolution, each convolution with batch norm.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -113,6 +114,7 @@ class RegNet(nnx.Module):
     """
 
     Config = RegNetConfig
+    smoke: ClassVar = {"stem_width": 8, "widths": (8, 16), "depth": (1, 1), "group_width": 8}
 
     def __init__(self, config: RegNetConfig, reduction=None, *, rngs: nnx.Rngs):
         if reduction not in (None, "", "none"):

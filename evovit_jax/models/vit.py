@@ -1,24 +1,33 @@
 """ViT and DeiT: flat vision transformers (Dosovitskiy et al., 2021; Touvron et al., 2021)."""
 
 import dataclasses
-import functools
+from collections.abc import Sequence
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from evovit_jax.errors import UserError
 from evovit_jax.models.config_checks import check_fields
 from evovit_jax.models.layers import (
-    Block,
+    Attention,
     LayerNorm,
+    LayerScale,
+    Mlp,
     PatchEmbed,
+    add_branch,
+    as_float32,
+    mean_of_patches,
+    rematerialised,
     resize_positions,
     truncated_normal,
 )
 from evovit_jax.models.outputs import Outputs
+from evovit_jax.models.token_model import TokenModel
 from evovit_jax.reduction import Backbone, create_reducer
-from evovit_jax.reduction.tokens import TokenSet, check_tokens, start_tokens
+from evovit_jax.reduction.base import AttentionRequest, AttentionView
+from evovit_jax.reduction.tokens import TokenSet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,13 +89,61 @@ class ViTConfig:
             )
 
 
-class VisionTransformer(nnx.Module):
-    """A flat vision transformer with a reducer.
+class Block(nnx.Module):
+    """A pre-norm transformer block, in the two halves between which a reducer may step in."""
 
-    `model(images)` returns float32 logits `[batch, num_classes]` and `Outputs`.
-    """
+    def __init__(self, config: ViTConfig, number: int, *, rngs: nnx.Rngs):
+        dim, dtype = config.embed_dim, jnp.dtype(config.dtype)
+        self.drop_path_rate = config.drop_path_rate * number / max(1, config.depth - 1)
+        self.skip_lam, self.remat = config.skip_lam, config.remat
+        self.norm1 = LayerNorm(dim, epsilon=config.norm_eps, dtype=dtype, rngs=rngs)
+        self.attn = Attention(
+            dim,
+            config.num_heads,
+            qkv_bias=config.qkv_bias,
+            dtype=dtype,
+            kernel=config.attention_kernel,
+            rngs=rngs,
+        )
+        self.norm2 = LayerNorm(dim, epsilon=config.norm_eps, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), dtype=dtype, rngs=rngs)
+        initial = config.init_values
+        self.ls1 = None if initial is None else LayerScale(dim, initial, dtype=dtype)
+        self.ls2 = None if initial is None else LayerScale(dim, initial, dtype=dtype)
+
+    def _add(
+        self, tokens: TokenSet, branch: Array, scale: LayerScale | None, number: int
+    ) -> TokenSet:
+        """The tokens plus residual branch number `number` of the network."""
+        branch = branch if scale is None else scale(branch)
+        branch = branch if self.skip_lam == 1 else branch / self.skip_lam
+        return add_branch(tokens, branch, self.drop_path_rate, number)
+
+    def attend(
+        self, block: int, tokens: TokenSet, request: AttentionRequest
+    ) -> tuple[TokenSet, AttentionView]:
+        """The attention half of block number `block`, and what `request` asks to see of it."""
+        branch = rematerialised(lambda x: self.attn(self.norm1(x), request), self.remat)
+        mixed, view = branch(tokens.x)
+        return self._add(tokens, mixed, self.ls1, 2 * block), view
+
+    def feed_forward(self, block: int, tokens: TokenSet) -> TokenSet:
+        """The MLP half of block number `block`."""
+        branch = rematerialised(lambda x: self.mlp(self.norm2(x)), self.remat)
+        return self._add(tokens, branch(tokens.x), self.ls2, 2 * block + 1)
+
+
+class VisionTransformer(TokenModel):
+    """A flat vision transformer with a reducer."""
 
     Config = ViTConfig
+    smoke: ClassVar = {
+        "image_size": 32,
+        "patch_size": 8,
+        "embed_dim": 24,
+        "depth": 4,
+        "num_heads": 3,
+    }
 
     def __init__(self, config: ViTConfig, reduction=None, *, rngs: nnx.Rngs):
         self.config = config
@@ -107,7 +164,7 @@ class VisionTransformer(nnx.Module):
             self.dist_token = nnx.Param(truncated_normal(rngs.params(), (1, 1, dim)))
         positions = side * side + (self.prefix if config.class_position else 0)
         self.pos_embed = nnx.Param(truncated_normal(rngs.params(), (1, positions, dim)))
-        self.blocks = nnx.List(self._block(i, rngs) for i in range(config.depth))
+        self.blocks = nnx.List(Block(config, i, rngs=rngs) for i in range(config.depth))
         self.norm, self.head = norm(), head()
         if config.distilled:
             self.head_dist = head()
@@ -129,22 +186,10 @@ class VisionTransformer(nnx.Module):
             c.patch_size, c.in_channels, c.embed_dim, dtype=jnp.dtype(c.dtype), rngs=rngs
         )
 
-    def _block(self, i: int, rngs: nnx.Rngs) -> Block:
-        c = self.config
-        return Block(
-            c.embed_dim,
-            c.num_heads,
-            mlp_ratio=c.mlp_ratio,
-            qkv_bias=c.qkv_bias,
-            drop_path_rate=c.drop_path_rate * i / max(1, c.depth - 1),
-            init_values=c.init_values,
-            skip_lam=c.skip_lam,
-            norm_eps=c.norm_eps,
-            dtype=jnp.dtype(c.dtype),
-            remat=c.remat,
-            attention_kernel=c.attention_kernel,
-            rngs=rngs,
-        )
+    @property
+    def stages(self) -> list[Sequence[Block]]:
+        """All blocks, as one stage."""
+        return [self.blocks]
 
     def embed(
         self, images: Float[Array, "b h w c"], *, train: bool = False
@@ -164,79 +209,18 @@ class VisionTransformer(nnx.Module):
         classes = jnp.broadcast_to(classes, (x.shape[0], *classes.shape[1:])).astype(dtype)
         return jnp.concatenate([classes, x], axis=1)
 
-    def __call__(
-        self,
-        images: Float[Array, "b h w c"],
-        *,
-        train: bool = False,
-        key: Key[Array, ""] | None = None,
-        reduction: dict | None = None,
-    ) -> tuple[Float[Array, "b k"], Outputs]:
-        """Logits and everything else of one pass.
-
-        Args:
-          images: normalised, channels last.
-          train: a training pass: stochastic depth, auxiliary heads, the reducer's losses.
-          key: where everything random of the pass comes from; None switches it off.
-          reduction: settings of the reducer for this pass, by field.
-        """
-        grid = self.patch_embed.grid(*images.shape[1:3])
-        reducer = self.reducer.override(**(reduction or {}))
-        x = self.embed(images, train=train)
-        tokens = start_tokens(x, prefix=self.prefix, grid=grid, train=train, key=key)
-        check = functools.partial(check_tokens, dim=self.config.embed_dim, inputs=tokens.x.shape[1])
-        tokens = check(reducer.start(tokens))
-        maps = []
-        for i, block in enumerate(self.blocks):
-            tokens = check(reducer.before_block(i, tokens))
-            tokens, attention = block.attend(i, tokens, reducer)
-            tokens = check(reducer.after_attention(i, tokens, attention))
-            maps.append(tokens.source)
-            tokens = block.feed_forward(i, tokens)
-            tokens = check(reducer.after_block(i, tokens))
-        tokens = check(reducer.finish(tokens))
-        logits, features, aux_logits, aux = self._classify(tokens)
-        return logits, Outputs(
-            features=features,
-            token_maps=(*maps, tokens.source),
-            aux_logits=aux_logits if train else {},
-            losses=reducer.losses(tokens) if train else {},
-            aux={**aux, **reducer.aux(tokens)},
-        )
-
-    def _classify(
-        self, tokens: TokenSet
-    ) -> tuple[Array, Array, dict[str, Array], dict[str, Array]]:
-        """Logits `[b, k]`, normalised features `[b, n, d]`, auxiliary logits and others by name."""
+    def classify(self, tokens: TokenSet) -> tuple[Float[Array, "b k"], Outputs]:
+        """Logits, normalised features, and the logits "cls" or "dist" of a second head."""
         config = self.config
-        if config.pool == "avg":
-            pooled = self.head(as_float32(self.norm(mean_of_patches(tokens))))
-            on_class = self.head_cls(as_float32(self.norm_cls(tokens.x[:, 0])))
-            return pooled, self.norm(tokens.x), {"cls": on_class}, {}
         features = self.norm(tokens.x)
+        if config.pool == "avg":
+            logits = self.head(as_float32(self.norm(mean_of_patches(tokens))))
+            on_class = self.head_cls(as_float32(self.norm_cls(tokens.x[:, 0])))
+            return logits, Outputs(features, aux_logits={"cls": on_class})
         logits = self.head(as_float32(features[:, 0]))
-        if config.distilled:
-            distilled = self.head_dist(as_float32(features[:, 1]))
-            if not tokens.train:
-                logits = (logits + distilled) / 2
-            return logits, features, {"dist": distilled}, {}
-        return logits, features, {}, {}
-
-
-def as_float32(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Logits and losses are float32 whatever the compute dtype."""
-    return x.astype(jnp.float32)
-
-
-def mean_of_patches(tokens: TokenSet) -> Float[Array, "b d"]:
-    """The mean over the input's patches: merged tokens count by size, masked ones not at all."""
-    x = tokens.x[:, tokens.prefix :]
-    if tokens.sizes is None and tokens.mask is None:
-        return x.mean(axis=1)
-    weights = jnp.ones(tokens.x.shape[:2]) if tokens.sizes is None else tokens.sizes
-    if tokens.mask is not None:
-        weights = jnp.where(tokens.mask, weights, 0.0)
-    weights = weights[:, tokens.prefix :]
-    # Where a mask drops every patch of an image, its mean is zero.
-    weights = weights / jnp.maximum(weights.sum(axis=1, keepdims=True), 1.0)
-    return jnp.einsum("bp,bpd->bd", weights.astype(x.dtype), x)
+        if not config.distilled:
+            return logits, Outputs(features)
+        distilled = self.head_dist(as_float32(features[:, 1]))
+        if not tokens.train:
+            logits = (logits + distilled) / 2
+        return logits, Outputs(features, aux_logits={"dist": distilled})

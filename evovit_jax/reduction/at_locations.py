@@ -3,14 +3,11 @@
 import dataclasses
 import math
 
-import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import Array, Float
-
 from evovit_jax.errors import UserError
 from evovit_jax.reduction import base
-from evovit_jax.reduction.base import Backbone, BlockTokens, Reducer, check_blocks, check_rate
-from evovit_jax.reduction.tokens import TokenSet, regroup
+from evovit_jax.reduction.base import Backbone, Reducer, check_blocks, check_rate
+from evovit_jax.reduction.schedule import KEEP_RATE
+from evovit_jax.reduction.tokens import TokenSet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +48,10 @@ class LocatedFields(base.Fields):
             )
         return blocks
 
+    def check(self, backbone: Backbone) -> None:
+        """Refuses locations, or numbers of keep rates, that do not fit the network."""
+        self.blocks(backbone)
+
     def rate(self, location: int) -> float:
         """The keep rate at location number `location` (0 the first)."""
         return self.keep_rate[location] if isinstance(self.keep_rate, tuple) else self.keep_rate
@@ -63,10 +64,7 @@ class Located(Reducer):
     """
 
     Fields = LocatedFields
-
-    def __init__(self, backbone: Backbone, fields: LocatedFields, *, rngs: nnx.Rngs):
-        super().__init__(backbone, fields, rngs=rngs)
-        fields.blocks(backbone)  # refuse settings that do not fit the network
+    durations = KEEP_RATE
 
     @property
     def locations(self) -> tuple[int, ...]:
@@ -97,48 +95,3 @@ class Located(Reducer):
         """Whether `block` is a location that leaves fewer tokens than it gets."""
         location = self.location(block)
         return location is not None and self.count(location, tokens) < tokens.patches
-
-
-class Mixing(Located):
-    """A method that replaces the patch tokens by learned mixtures of them, before a block.
-
-    Subclasses name the module of a location, `layer(dim, count, rngs=)`, which turns float32
-    patch tokens `[b, p, d]` into mixtures `[b, m, d]` and weights `[b, m, p]`. The numbers of
-    mixtures follow from the grid that the network is made for.
-    """
-
-    layer: type[nnx.Module]
-    fixed_fields = ("keep_rate", "locations")
-
-    def __init__(self, backbone: Backbone, fields: LocatedFields, *, rngs: nnx.Rngs):
-        super().__init__(backbone, fields, rngs=rngs)
-        self.cluster_layers = nnx.List(
-            self.layer(backbone.dim[0], self.grid_count(location, backbone.grid), rngs=rngs)
-            for location in range(len(self.locations))
-        )
-
-    def mix(
-        self, layer: nnx.Module, x: Float[Array, "b p d"]
-    ) -> tuple[Float[Array, "b m d"], Float[Array, "b m p"]]:
-        """Mixtures and weights from `layer`."""
-        return layer(x)
-
-    def before_block(self, block: int, tokens: TokenSet) -> TokenSet:
-        """The patch tokens become mixtures; the source map follows the largest weight."""
-        location = self.location(block)
-        if location is None:
-            return tokens
-        patches = tokens.x[:, tokens.prefix :].astype(jnp.float32)
-        mixed, weights = self.mix(self.cluster_layers[location], patches)
-        return regroup(tokens, mixed, weights.argmax(axis=1))
-
-    def layer_macs(self, tokens: int, mixtures: int) -> int:
-        """Multiply-adds of a layer: by default a weight for each pair, and the mixtures."""
-        return 2 * tokens * mixtures * self.backbone.dim[0]
-
-    def macs(self, block: int, counts: BlockTokens) -> int:
-        """Those of the layer, at the locations."""
-        if self.location(block) is None:
-            return 0
-        prefix = self.backbone.prefix
-        return self.layer_macs(counts.entering - prefix, counts.attention - prefix)

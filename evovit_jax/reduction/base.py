@@ -16,7 +16,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from evovit_jax.errors import UserError
-from evovit_jax.reduction.tokens import TokenSet, start_tokens
+from evovit_jax.reduction.schedule import Changes, Timeline, falling_keep_rate
+from evovit_jax.reduction.tokens import TokenSet
 from evovit_jax.reduction.typed_fields import checked
 
 
@@ -32,6 +33,7 @@ class Backbone:
       prefix: number of class tokens.
       stage_depths: blocks of each stage; one entry in a flat network.
       key_dim: width of a head's keys; None for the tokens' width over the number of heads.
+      stride: every how many rows and columns of a pyramid's stage the next one has.
     """
 
     depth: int
@@ -41,6 +43,7 @@ class Backbone:
     prefix: int
     stage_depths: tuple[int, ...]
     key_dim: int | None = None
+    stride: int = 1
 
     @property
     def key_dims(self) -> tuple[int, ...]:
@@ -74,8 +77,9 @@ class AttentionRequest:
     Attributes:
       needs: any of "class_row", "weights", "keys", "values"; a block of which nothing is asked
         may use a fused kernel.
-      bias: float32, added to the attention logits; broadcasts to `[b, h, n, n]`.
-      normalise: replaces the softmax: float32 logits `[b, h, n, n]` to weights of that shape.
+      bias: float32, added to the attention logits; broadcasts to `[b, h, q, k]`, q and k the
+        numbers of queries and keys (the same in a block).
+      normalise: replaces the softmax: float32 logits `[b, h, q, k]` to weights of that shape.
     """
 
     needs: frozenset[str] = frozenset()
@@ -103,13 +107,13 @@ class AttentionView:
 
     Attributes:
       class_row: float32 `[b, h, n]`, the (first) class token's weights over all tokens.
-      weights: float32 `[b, h, n, n]`, rows are queries and sum to 1.
+      weights: float32 `[b, h, q, n]`, rows are queries and sum to 1.
       keys: `[b, h, n, c]`.
       values: `[b, h, n, c]`.
     """
 
     class_row: Float[Array, "b h n"] | None = None
-    weights: Float[Array, "b h n n"] | None = None
+    weights: Float[Array, "b h q n"] | None = None
     keys: Float[Array, "b h n c"] | None = None
     values: Float[Array, "b h n v"] | None = None
 
@@ -119,25 +123,12 @@ class AttentionView:
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockTokens:
-    """How many tokens of an image one block works on, class tokens included.
-
-    Attributes:
-      entering: when the block is reached, before the reducer's `before_block`.
-      attention: in the attention.
-      feed_forward: in the feed-forward.
-      leaving: after the reducer's `after_block`.
-    """
-
-    entering: int
-    attention: int
-    feed_forward: int
-    leaving: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Fields:
     """The settings of a reducer: subclasses add fields and check them in `__post_init__`."""
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuses, with a UserError, settings that do not fit a network."""
+        del backbone
 
 
 class Reducer(nnx.Module):
@@ -158,6 +149,13 @@ class Reducer(nnx.Module):
     learns_from_teacher = False
     # Fields that the parameters' shapes depend on: they cannot change for a call.
     fixed_fields: tuple[str, ...] = ()
+    # Fields that belong to the weights: with other values they make another network.
+    trained_settings: tuple[str, ...] = ()
+    # How its parameters are called in published checkpoints: (pattern, replacement) of the whole
+    # PyTorch name without "reducer."; what no pattern matches has the same name there.
+    torch_names: tuple[tuple[str, str], ...] = ()
+    # The config's durations that `schedule` reads.
+    durations: tuple[str, ...] = ()
 
     def __init__(self, backbone: Backbone, fields: Fields, *, rngs: nnx.Rngs):
         del rngs  # for subclasses with parameters
@@ -171,14 +169,27 @@ class Reducer(nnx.Module):
                 f"reduction {type(self).__name__} ranks tokens by class attention, and this "
                 "network has no class token"
             )
+        fields.check(backbone)
         self.backbone = backbone
         self.fields = fields
+
+    @classmethod
+    def schedule(cls, fields: Fields, timeline: Timeline) -> Changes:
+        """How a training changes the settings, which are `fields` in the end.
+
+        By default a keep rate falls from 1 to its value, where `durations` are given.
+
+        Raises:
+          UserError: a duration is given that these settings have no use for.
+        """
+        return falling_keep_rate(getattr(fields, "keep_rate", None), cls.fixed_fields, timeline)
 
     def override(self, **changes: Any) -> "Reducer":
         """This reducer, same parameters, with other settings for a call.
 
         Raises:
-          UserError: for a field that the method does not have, or a value that it refuses.
+          UserError: for a field that the method does not have, a value that it refuses, or one
+            that does not fit the network.
         """
         if not changes:
             return self
@@ -189,9 +200,11 @@ class Reducer(nnx.Module):
                     f"reduction {type(self).__name__} has parameters for each of its {name}; "
                     f"make the model with {name}={changes[name]!r}, it cannot change for a call"
                 )
+        fields = dataclasses.replace(self.fields, **changes)
+        fields.check(self.backbone)
         graphdef, state = nnx.split(self)
         other = nnx.merge(graphdef, state)
-        other.fields = dataclasses.replace(self.fields, **changes)
+        other.fields = fields
         return other
 
     def start(self, tokens: TokenSet) -> TokenSet:
@@ -239,15 +252,6 @@ class Reducer(nnx.Module):
         """Called once, after the last block, before the final norm."""
         return tokens
 
-    def token_counts(self, grid: tuple[int, int]) -> tuple[BlockTokens, ...]:
-        """The tokens of every block in inference, read off the shapes that the hooks return."""
-        return count_tokens(self, grid)
-
-    def macs(self, block: int, counts: BlockTokens) -> int:
-        """Multiply-adds an image of the reducer's own matmuls at `block`, in inference."""
-        del block, counts
-        return 0
-
     def losses(self, tokens: TokenSet) -> dict[str, Float[Array, ""]]:
         """Extra training losses by name, unweighted, from the finished token set."""
         del tokens
@@ -278,61 +282,6 @@ class Dense(Reducer):
     """No reduction: every token in every block."""
 
     not_in_pyramids = None
-
-
-SUBSAMPLING = 2  # every how many rows and columns a pyramid's next stage takes
-
-
-def count_tokens(reducer: Reducer, grid: tuple[int, int]) -> tuple[BlockTokens, ...]:
-    """The tokens of every block of a network on `grid`, without computing anything.
-
-    The hooks are called on shapes alone, with blocks that change nothing between them.
-    """
-    backbone, counts = reducer.backbone, []
-
-    def blank(tokens: TokenSet | None, grid: tuple[int, int], stage: int) -> TokenSet:
-        x = jnp.zeros((1, backbone.prefix + grid[0] * grid[1], backbone.dim[stage]))
-        if tokens is None:
-            return reducer.start(start_tokens(x, prefix=backbone.prefix, grid=grid))
-        request = reducer.subsample_request(stage - 1, tokens)
-        view = blank_view(request, tokens, backbone, stage - 1)
-        tokens = reducer.subsample(tokens, view, SUBSAMPLING, stage=stage - 1)
-        return tokens.replace(x=x, grid=grid)
-
-    def walk() -> None:
-        tokens, here = None, grid
-        for block in range(backbone.depth):
-            stage = backbone.stage(block)
-            if block in backbone.stage_starts:
-                here = here if tokens is None else tuple(-(-n // SUBSAMPLING) for n in here)
-                tokens = blank(tokens, here, stage)
-            numbers = [tokens.x.shape[1]]
-            tokens = reducer.before_block(block, tokens)
-            numbers.append(tokens.x.shape[1])
-            request = reducer.attention_request(block, tokens)
-            view = blank_view(request, tokens, backbone, stage)
-            tokens = reducer.after_attention(block, tokens, view)
-            numbers.append(tokens.x.shape[1])
-            tokens = reducer.after_block(block, tokens)
-            counts.append(BlockTokens(*numbers, leaving=tokens.x.shape[1]))
-
-    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
-        jax.eval_shape(walk)
-    return tuple(counts)
-
-
-def blank_view(
-    request: AttentionRequest, tokens: TokenSet, backbone: Backbone, stage: int
-) -> AttentionView:
-    """An attention view of the shapes that `request` asks for, for one image."""
-    n, heads, dim = tokens.x.shape[1], backbone.heads[stage], backbone.key_dims[stage]
-    shapes = {
-        "class_row": (1, heads, n),
-        "weights": (1, heads, n, n),
-        "keys": (1, heads, n, dim),
-        "values": (1, heads, n, dim),
-    }
-    return AttentionView(**{name: jnp.zeros(shapes[name]) for name in request.needs})
 
 
 def check_rate(name: str, value: Any) -> None:

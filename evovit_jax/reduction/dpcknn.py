@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from evovit_jax.errors import UserError
 from evovit_jax.reduction.at_locations import Located, LocatedFields
-from evovit_jax.reduction.base import Backbone, BlockTokens
+from evovit_jax.reduction.base import Backbone
 from evovit_jax.reduction.tokens import (
     TokenSet,
     columns,
@@ -93,15 +93,6 @@ class DPCKNN(Located):
             jnp.zeros(x.shape[:2]) if self.fields.equal_weight else self.cluster_layers[location](x)
         )
         return regroup(tokens, weighted_means(x, log_weights, group, count), group)
-
-    def macs(self, block: int, counts: BlockTokens) -> int:
-        """Distances, the weights, and the sums (a matmul here)."""
-        if counts.attention == counts.entering:
-            return 0
-        dim, prefix = self.backbone.dim[0], self.backbone.prefix
-        tokens, groups = counts.entering - prefix, counts.attention - prefix
-        weights = 0 if self.fields.equal_weight else tokens * dim
-        return tokens * tokens * dim + weights + tokens * groups * (dim + 1)
 
 
 def clusters(x: Float[Array, "b p d"], count: int, neighbors: int) -> Int[Array, "b p"]:

@@ -36,7 +36,6 @@ from evovit_jax.reduction.base import (
     NOTHING_ASKED,
     AttentionRequest,
     Backbone,
-    BlockTokens,
 )
 from evovit_jax.reduction.tokens import TokenSet, keep, mask_out, top_k
 
@@ -72,18 +71,19 @@ class Predictor(nnx.Module):
             x = jax.nn.gelu(layer(x), approximate=False)
         return jax.nn.log_softmax(self.score[-1](x), axis=-1)
 
-    @staticmethod
-    def macs(dim: int, tokens: int) -> int:
-        """Multiply-adds for `tokens` tokens."""
-        half, quarter = dim // 2, dim // 4
-        return tokens * (dim * dim + dim * half + half * quarter + quarter * 2 + half)
-
 
 class DynamicViT(Located):
     """Learned, image-dependent pruning."""
 
     fixed_fields = ("locations",)
     learns_from_teacher = True
+    torch_names = (
+        (r"(score_predictor\.\d+)\.norm\.(.*)", r"\1.in_conv.0.\2"),
+        (r"(score_predictor\.\d+)\.embed\.(.*)", r"\1.in_conv.1.\2"),
+        (r"(score_predictor\.\d+)\.score\.0\.(.*)", r"\1.out_conv.0.\2"),
+        (r"(score_predictor\.\d+)\.score\.1\.(.*)", r"\1.out_conv.2.\2"),
+        (r"(score_predictor\.\d+)\.score\.2\.(.*)", r"\1.out_conv.4.\2"),
+    )
 
     def __init__(self, backbone: Backbone, fields: LocatedFields, *, rngs: nnx.Rngs):
         super().__init__(backbone, fields, rngs=rngs)
@@ -172,12 +172,6 @@ class DynamicViT(Located):
         if not tokens.train:
             return {}
         return {"decisions": jnp.stack(tokens.aside["decisions"], axis=1)}
-
-    def macs(self, block: int, counts: BlockTokens) -> int:
-        """The predictor, where it decides."""
-        if counts.attention == counts.entering:
-            return 0
-        return Predictor.macs(self.backbone.dim[0], counts.entering - self.backbone.prefix)
 
 
 def decided(tokens: TokenSet) -> Float[Array, "b p"]:

@@ -31,7 +31,6 @@ from evovit_jax.reduction.base import (
     NOTHING_ASKED,
     AttentionRequest,
     AttentionView,
-    BlockTokens,
 )
 from evovit_jax.reduction.in_pyramid import WithinStages
 from evovit_jax.reduction.tokens import (
@@ -91,12 +90,6 @@ class EViT(WithinStages):
     def ended(self, moves: Int[Array, "b n"], n: int) -> Int[Array, "b n"]:
         """Tokens that went into the fused one are not part of it any more after the stage."""
         return jnp.where(moves == n - 1, jnp.int32(-1), moves) if self.fields.fuse else moves
-
-    def macs(self, block: int, counts: BlockTokens) -> int:
-        """The weighted sum of the tokens that leave."""
-        fused = self.fields.fuse and counts.feed_forward < counts.attention
-        dim = self.backbone.dim[self.backbone.stage(block)]
-        return (counts.attention - self.backbone.prefix) * dim if fused else 0
 
 
 def fuse(tokens: TokenSet, index: Int[Array, "b k"], scores: Float[Array, "b p"]) -> TokenSet:

@@ -12,23 +12,26 @@ Tokens keep raster order, so the source map is the identity between two slow pat
 """
 
 import dataclasses
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from evovit_jax.errors import UserError
 from evovit_jax.reduction import base
 from evovit_jax.reduction.base import (
+    CLASS_ROW,
+    NOTHING_ASKED,
     AttentionRequest,
     AttentionView,
     Backbone,
-    BlockTokens,
     Reducer,
     check_blocks,
     check_rate,
 )
+from evovit_jax.reduction.schedule import KEEP_RATE, Changes, Timeline
 from evovit_jax.reduction.tokens import (
     TokenSet,
     dropped_at,
@@ -41,23 +44,16 @@ from evovit_jax.reduction.tokens import (
     with_prefix,
 )
 
-CLASS_ROW = AttentionRequest(needs=frozenset({"class_row"}))
-
 
 @dataclasses.dataclass(frozen=True)
-class EvoFields(base.Fields):
-    """Settings of Evo-ViT in a flat network.
+class SlowFastFields(base.Fields):
+    """Settings of Evo-ViT in every network.
 
     Attributes:
       keep_rate: share of the patch tokens on the slow path, in (0, 1]; one number, or one a stage.
         The count is rounded down, as the official code does, and is at least one.
-      first_block: the first block that selects; by default a third of the depth.
-      stages: the first block of each stage, by default two stages of equal length from
-        `first_block` on (4 and 8 in a network of 12 blocks).
       selection: "stage" selects once a stage, "layer" in every block (the first part of training).
-      alpha: weight of a block's class attention in the running mean, in (0, 1].
-      average_from: the block at which averaging starts, in those before it the score is that
-        block's class attention; by default `first_block`, as the official DeiT code does.
+      alpha: weight of new class attention in the running mean, in (0, 1].
       representative_token: the paper's fast update; False leaves placeholders as they are, as the
         official DeiT code does, and its checkpoints want.
       keep_multiple: more patch tokens are kept until all tokens of the slow path, class and
@@ -65,76 +61,155 @@ class EvoFields(base.Fields):
     """
 
     keep_rate: float | tuple[float, ...] = 0.5
-    first_block: int | None = None
-    stages: tuple[int, ...] | None = None
     selection: str = "stage"
     alpha: float = 0.5
-    average_from: int | None = None
     representative_token: bool = True
     keep_multiple: int = 1
 
     def __post_init__(self):
         check_rate("evo keep_rate", self.keep_rate)
         check_rate("evo alpha", self.alpha)
+        self.check_choice("selection", ("stage", "layer"))
         if not isinstance(self.keep_multiple, int) or self.keep_multiple < 1:
             raise UserError(f"evo keep_multiple must be at least 1, got {self.keep_multiple!r}")
-        if self.selection not in ("stage", "layer"):
-            raise UserError(f"evo selection must be stage or layer, got {self.selection!r}")
+
+    def check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        """Refuses a field `name` that is none of `choices`."""
+        value = getattr(self, name)
+        if value not in choices:
+            raise UserError(f"evo {name} must be {' or '.join(choices)}, got {value!r}")
+
+    def check_rates(self, stages: int) -> None:
+        """Refuses keep rates of another number than there are stages."""
+        if isinstance(self.keep_rate, tuple) and len(self.keep_rate) != stages:
+            raise UserError(f"evo keep_rate has {len(self.keep_rate)} members for {stages} stages")
+
+    def selecting(self, backbone: Backbone) -> dict[int, int]:
+        """The first block that selects in each stage, and that stage's number."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class EvoFields(SlowFastFields):
+    """Settings of Evo-ViT in a flat network, beside those of `SlowFastFields`.
+
+    Attributes:
+      first_block: the first block that selects; by default a third of the depth.
+      stages: the first block of each stage, by default two stages of equal length from
+        `first_block` on (4 and 8 in a network of 12 blocks).
+      average_from: the block at which averaging starts, in those before it the score is that
+        block's class attention; by default `first_block`, as the official DeiT code does.
+    """
+
+    first_block: int | None = None
+    stages: tuple[int, ...] | None = None
+    average_from: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
         if self.stages and self.first_block not in (None, self.stages[0]):
             raise UserError("evo: first_block must be the first of stages; give one of the two")
 
+    def check(self, backbone: Backbone) -> None:
+        """Refuses stages that do not fit the network, and keep rates that do not fit these."""
+        starts = self.stage_starts(backbone.depth)
+        check_blocks("evo stages", starts, backbone.depth)
+        self.check_rates(len(starts))
+
     def stage_starts(self, depth: int) -> tuple[int, ...]:
-        """The first block of each stage, in a network of `depth` blocks.
-
-        Raises:
-          UserError: if the stages do not fit the network, or the keep rates the stages.
-        """
+        """The first block of each stage, in a network of `depth` blocks."""
         if self.stages is not None:
-            starts = self.stages
-        else:
-            first = depth // 3 if self.first_block is None else self.first_block
-            middle = (first + depth) // 2
-            starts = (first, middle) if first < middle else (first,)
-        check_blocks("evo stages", starts, depth)
-        if isinstance(self.keep_rate, tuple) and len(self.keep_rate) != len(starts):
-            raise UserError(
-                f"evo keep_rate has {len(self.keep_rate)} members for {len(starts)} stages"
-            )
-        return starts
+            return self.stages
+        first = depth // 3 if self.first_block is None else self.first_block
+        middle = (first + depth) // 2
+        return (first, middle) if first < middle else (first,)
+
+    def selecting(self, backbone: Backbone) -> dict[int, int]:
+        """The first block of each stage."""
+        return {start: i for i, start in enumerate(self.stage_starts(backbone.depth))}
 
 
-class Evo(Reducer):
-    """Slow-fast token evolution in a flat network."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Waiting:
+    """The full set, while some of its tokens are on the slow path.
 
-    Fields = EvoFields
+    Attributes:
+      x: `[b, n, d]`, all tokens as they were.
+      scores: float32 `[b, p]` of all patch tokens.
+      index: int32 `[b, k]`, which tokens of `x` are on the slow path, in its order.
+      source: the source map of the full set.
+      entered: `[b, 1, d]`, the representative token as it entered; None without one.
+    """
 
-    def __init__(self, backbone: Backbone, fields: EvoFields, *, rngs: nnx.Rngs):
-        super().__init__(backbone, fields, rngs=rngs)
-        fields.stage_starts(backbone.depth)  # refuse settings that do not fit the network
+    x: Float[Array, "b n d"]
+    scores: Float[Array, "b p"]
+    index: Int[Array, "b k"]
+    source: Int[Array, "b N"]
+    entered: Float[Array, "b 1 d"] | None
 
-    def _stage(self, block: int) -> int:
-        """The number of the stage of `block`, -1 before the first."""
-        return sum(start <= block for start in self.fields.stage_starts(self.backbone.depth)) - 1
 
-    def _is_border(self, block: int) -> bool:
-        """Whether the slow path is entered before `block` (and left before the next border)."""
+def waiting(tokens: TokenSet) -> Waiting | None:
+    """The full set where `tokens` are on the slow path, else None."""
+    return tokens.aside.get("waiting")
+
+
+class SlowFast(Reducer):
+    """Slow-fast token evolution; the fields say where it selects, subclasses how it averages."""
+
+    Fields = SlowFastFields
+    trained_settings = ("representative_token",)
+    durations = (*KEEP_RATE, "layer_to_stage")
+
+    @classmethod
+    def schedule(cls, fields: SlowFastFields, timeline: Timeline) -> Changes:
+        """Selects in every block at first: for two thirds by default (Section 3.4)."""
+        changes = super().schedule(fields, timeline)
+        if fields.selection == "stage":
+            switch = timeline.durations.get("layer_to_stage", math.ceil(timeline.total * 2 / 3))
+            first, then = cls.before_and_after_switch(fields)
+            for step, settings in ((0, first), (switch, then)):
+                changes[step] = changes.get(step, {}) | settings
+        return changes
+
+    @classmethod
+    def before_and_after_switch(
+        cls, fields: SlowFastFields
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The settings of the first part of a training, and those from the switch on."""
+        del fields
+        return {"selection": "layer"}, {"selection": "stage"}
+
+    def weight(self, block: int) -> Float[Array, ""] | float:
+        """The weight of the class attention of `block` in the running mean."""
+        raise NotImplementedError
+
+    def selects(self, block: int) -> bool:
+        """Whether the slow path is entered before `block` (and left before the next such block)."""
+        first_blocks = self.fields.selecting(self.backbone)
         if self.fields.selection == "layer":
-            return self._stage(block) >= 0
-        return block in self.fields.stage_starts(self.backbone.depth)
+            return block < self.backbone.depth and block >= min(first_blocks, default=block + 1)
+        return block in first_blocks
 
-    def _count(self, block: int, patches: int) -> int:
-        rate = self.fields.keep_rate
-        rate = rate[self._stage(block)] if isinstance(rate, tuple) else rate
+    def selects_after(self, block: int) -> bool:
+        """Whether any block after `block` selects."""
+        return any(map(self.selects, range(block + 1, self.backbone.depth)))
+
+    def count(self, block: int, patches: int) -> int:
+        """How many of `patches` patch tokens `block`, which selects, keeps on the slow path."""
+        fields, rate = self.fields, self.fields.keep_rate
+        if isinstance(rate, tuple):
+            stages = fields.selecting(self.backbone)
+            rate = rate[stages[max(first for first in stages if first <= block)]]
         count = max(1, int(patches * rate))
-        others = self.backbone.prefix + self.fields.representative_token
-        multiple = self.fields.keep_multiple
+        others, multiple = self.backbone.prefix + fields.representative_token, fields.keep_multiple
         return min(patches, -(-(count + others) // multiple) * multiple - others)
 
     def before_block(self, block: int, tokens: TokenSet) -> TokenSet:
         """Enters the slow path where `block` selects."""
-        if not self._is_border(block):
+        if not self.selects(block):
             return tokens
-        count = self._count(block, tokens.patches)
+        count = self.count(block, tokens.patches)
         if count == tokens.patches:
             return tokens  # no placeholder is left, hence no representative token either
         if tokens.scores is None:
@@ -147,35 +222,37 @@ class Evo(Reducer):
     def attention_request(self, block: int, tokens: TokenSet) -> AttentionRequest:
         """Class attention, in every block that a later selection depends on."""
         del tokens
-        starts = self.fields.stage_starts(self.backbone.depth)
-        last = self.backbone.depth - 1 if self.fields.selection == "layer" else starts[-1]
-        return CLASS_ROW if block < last else base.NOTHING_ASKED
+        return CLASS_ROW if self.selects_after(block) else NOTHING_ASKED
 
     def after_attention(self, block: int, tokens: TokenSet, attention: AttentionView) -> TokenSet:
         """Moves the scores of the tokens on the slow path towards their class attention."""
         if attention.class_row is None:
             return tokens
-        scored = attention.class_row[:, :, tokens.prefix :]
-        if "full" in tokens.aside:
-            scored = scored[:, :, : tokens.scores.shape[1]]  # not the representative token
-        new = scored.mean(axis=1)
-        starts = self.fields.stage_starts(self.backbone.depth)
-        average_from = self.fields.average_from
-        average_from = starts[0] if average_from is None else average_from
-        if block >= average_from and tokens.scores is not None:
-            new = (1 - self.fields.alpha) * tokens.scores + self.fields.alpha * new
+        new = attention.patch_scores(tokens.prefix)
+        if tokens.scores is not None:
+            new = new[:, : tokens.scores.shape[1]]  # not the representative token
+            weight = self.weight(block)
+            new = (1 - weight) * tokens.scores + weight * new
         return tokens.replace(scores=new)
 
     def after_block(self, block: int, tokens: TokenSet) -> TokenSet:
-        """Leaves the slow path at the end of a stage."""
+        """Leaves the slow path at the end of a stage, or of a block before one that selects."""
         last = block == self.backbone.depth - 1
-        if "full" in tokens.aside and (last or self._is_border(block + 1)):
-            return leave_slow_path(tokens)
-        return tokens
+        ends = last or self.backbone.ends_stage(block) or self.selects(block + 1)
+        return leave_slow_path(tokens) if ends and waiting(tokens) else tokens
 
-    def macs(self, block: int, counts: BlockTokens) -> int:
-        """The representative token, where the slow path is entered."""
-        return representative_macs(self, block, counts)
+
+class Evo(SlowFast):
+    """Slow-fast token evolution in a flat network."""
+
+    Fields = EvoFields
+
+    def weight(self, block: int) -> float:
+        """`alpha` once averaging has started, before that 1: the scores are replaced."""
+        first = self.fields.average_from
+        if first is None:
+            first = self.fields.stage_starts(self.backbone.depth)[0]
+        return self.fields.alpha if block >= first else 1.0
 
 
 def representative_token(
@@ -203,14 +280,6 @@ def shares(x: Float[Array, "b p"]) -> Float[Array, "b p"]:
     return x / jnp.where(total > 0, total, 1.0)
 
 
-def representative_macs(reducer: Reducer, block: int, counts: BlockTokens) -> int:
-    """Multiply-adds of the representative token at `block`: the weighted sum over all patches."""
-    if not reducer.fields.representative_token or counts.attention == counts.entering:
-        return 0
-    backbone = reducer.backbone
-    return (counts.entering - backbone.prefix) * backbone.dim[backbone.stage(block)]
-
-
 def enter_slow_path(tokens: TokenSet, count: int, *, block: int, fast_update: bool) -> TokenSet:
     """The class tokens, the `count` patch tokens of the largest scores, the representative token.
 
@@ -221,29 +290,26 @@ def enter_slow_path(tokens: TokenSet, count: int, *, block: int, fast_update: bo
     slow_scores, index = top_k(tokens.scores, count)
     whole = with_prefix(index, prefix)
     slow = gather(tokens.x, whole)
-    elsewhere = dropped_at(block)
-    aside = {"x": tokens.x, "scores": tokens.scores, "index": whole, "source": tokens.source}
+    entered, elsewhere = None, dropped_at(block)
     if fast_update:
         others = ~membership(index, tokens.patches)
         entered = representative_token(tokens.x[:, prefix:], tokens.scores, others)
         slow = jnp.concatenate([slow, entered], axis=1)
-        aside["entered"] = entered
         elsewhere = prefix + count
     moves = kept_moves(whole, n, elsewhere=elsewhere)
+    full = Waiting(tokens.x, tokens.scores, whole, tokens.source, entered)
     return tokens.replace(
         x=slow, scores=slow_scores, source=follow(tokens.source, moves)
-    ).put_aside(full=aside)
+    ).put_aside(waiting=full)
 
 
 def leave_slow_path(tokens: TokenSet) -> TokenSet:
     """The full set again, in its order: slow updates written back, the fast update for the rest."""
-    aside = dict(tokens.aside)
-    full = aside.pop("full")
-    index, prefix = full["index"], tokens.prefix
-    x = full["x"]
-    if "entered" in full:
+    full, prefix = waiting(tokens), tokens.prefix
+    x = full.x
+    if full.entered is not None:
         # Placeholders gain what the representative token gained; selected rows are overwritten.
-        x = x + (tokens.x[:, -1:] - full["entered"])
-    x = scatter_set(x, index, tokens.x[:, : index.shape[1]])
-    scores = scatter_set(full["scores"], index[:, prefix:] - prefix, tokens.scores)
-    return tokens.replace(x=x, scores=scores, source=full["source"], aside=aside)
+        x = x + (tokens.x[:, -1:] - full.entered)
+    x = scatter_set(x, full.index, tokens.x[:, : full.index.shape[1]])
+    scores = scatter_set(full.scores, full.index[:, prefix:] - prefix, tokens.scores)
+    return tokens.replace(x=x, scores=scores, source=full.source).put_aside(waiting=None)

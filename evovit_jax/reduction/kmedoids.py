@@ -28,7 +28,6 @@ from evovit_jax.reduction.base import (
     NOTHING_ASKED,
     AttentionRequest,
     AttentionView,
-    BlockTokens,
 )
 from evovit_jax.reduction.tokens import (
     TokenSet,
@@ -95,12 +94,6 @@ class KMedoids(Located):
             first = jnp.broadcast_to(spread, (patches.shape[0], count))
         medoids, group = fit(patches.astype(jnp.float32), weights, first, self.fields.iterations)
         return regroup(tokens, gather(patches, medoids), group).replace(scores=None)
-
-    def macs(self, block: int, counts: BlockTokens) -> int:
-        """The distances."""
-        if counts.attention == counts.entering:
-            return 0
-        return (counts.entering - self.backbone.prefix) ** 2 * self.backbone.dim[0]
 
 
 def fit(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from evovit_jax.reduction.at_locations import Mixing
+from evovit_jax.reduction.mixtures import Mixing
 
 
 class Merger(nnx.Module):

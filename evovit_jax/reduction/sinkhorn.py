@@ -19,7 +19,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from evovit_jax.errors import UserError
-from evovit_jax.reduction.at_locations import LocatedFields, Mixing
+from evovit_jax.reduction.at_locations import LocatedFields
+from evovit_jax.reduction.mixtures import Mixing
 
 
 @dataclasses.dataclass(frozen=True)

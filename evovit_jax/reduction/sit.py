@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from evovit_jax.reduction.at_locations import Mixing
+from evovit_jax.reduction.mixtures import Mixing
 
 
 class Slimmer(nnx.Module):
@@ -42,8 +42,9 @@ class SiT(Mixing):
     """Self-slimming."""
 
     layer = Slimmer
-
-    def layer_macs(self, tokens: int, mixtures: int) -> int:
-        """The MLP, and the mixtures."""
-        dim = self.backbone.dim[0]
-        return tokens * (dim // 2) * (dim + mixtures) + tokens * mixtures * dim
+    torch_names = (
+        (r"(cluster_layers\.\d+)\.weight", r"\1.scale"),
+        (r"(cluster_layers\.\d+)\.norm\.(.*)", r"\1.weight.0.\2"),
+        (r"(cluster_layers\.\d+)\.fc1\.(.*)", r"\1.weight.1.\2"),
+        (r"(cluster_layers\.\d+)\.fc2\.(.*)", r"\1.weight.3.\2"),
+    )

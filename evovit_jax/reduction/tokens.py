@@ -33,7 +33,7 @@ class TokenSet:
       scores: float32 importance of tokens; which tokens, the reducer says. None until it scores.
       sizes: float32 `[b, n]`, how many input tokens each token stands for; None means one each.
       mask: bool `[b, n]`, which tokens count; None means all.
-      aside: what the reducer keeps for itself, by name.
+      aside: what the reducer keeps for itself, by name: arrays, or pytrees of them.
       key: the PRNG key of this pass, None when nothing is random.
       prefix: how many class tokens come first; no reducer touches them.
       grid: (rows, columns) of the patch tokens that came in.
@@ -56,8 +56,9 @@ class TokenSet:
         return dataclasses.replace(self, **changes)
 
     def put_aside(self, **entries: Any) -> "TokenSet":
-        """A copy with `entries` added to what is kept aside."""
-        return self.replace(aside={**self.aside, **entries})
+        """A copy with `entries` added to what is kept aside; an entry of None is taken out."""
+        aside = {**self.aside, **entries}
+        return self.replace(aside={name: x for name, x in aside.items() if x is not None})
 
     @property
     def patches(self) -> int:

@@ -40,7 +40,6 @@ from evovit_jax.reduction.base import (
     AttentionRequest,
     AttentionView,
     Backbone,
-    BlockTokens,
 )
 from evovit_jax.reduction.in_pyramid import WithinStages
 from evovit_jax.reduction.tokens import (
@@ -147,18 +146,6 @@ class ToMe(WithinStages):
         """Merges the most similar tokens."""
         metric = attention.keys.astype(jnp.float32).mean(axis=1)
         return merge(tokens, match(metric, self.merged(block, tokens), tokens.prefix))
-
-    def macs(self, block: int, counts: BlockTokens) -> int:
-        """All similarities between A and B, and the sum of those that merge (a matmul here)."""
-        r = counts.attention - counts.feed_forward
-        if r == 0:
-            return 0
-        in_b = counts.attention // 2
-        in_a = counts.attention - in_b
-        stage = self.backbone.stage(block)
-        return in_a * in_b * self.backbone.key_dims[stage] + in_b * r * (
-            self.backbone.dim[stage] + 1
-        )
 
 
 @functools.partial(

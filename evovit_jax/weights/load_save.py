@@ -20,7 +20,7 @@ from evovit_jax.models.batch_norm import fold_in_place, fuse
 from evovit_jax.weights import files
 from evovit_jax.weights.families import families_of, find_family
 from evovit_jax.weights.layouts import Scheme, Tensors, default_link, variables
-from evovit_jax.weights.state_dict import TRAINED_SETTINGS, read_into, write_from
+from evovit_jax.weights.state_dict import read_into, write_from
 from evovit_jax.workdir import config_file
 
 ABOUT = "evovit_jax.json"  # marks an export, and says what it is
@@ -132,12 +132,12 @@ def _write_export(model: nnx.Module, folder: pathlib.Path) -> None:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
         writer.save(folder / VARIABLES, args=ocp.args.PyTreeSave(values))
     reducer = getattr(model, "reducer", None)
-    fields = getattr(reducer, "fields", None)
+    trained = getattr(reducer, "trained_settings", ())
     about = {
         "model": type(model).__name__,
         "config": dataclasses.asdict(model.config),
         "reducer": type(reducer).__name__,
-        "settings": {n: getattr(fields, n) for n in TRAINED_SETTINGS if hasattr(fields, n)},
+        "settings": {name: getattr(reducer.fields, name) for name in trained},
     }
     (folder / ABOUT).write_text(json.dumps(about, indent=1))
 
@@ -172,16 +172,17 @@ def _read_directory(path: epath.Path) -> tuple[Tensors, dict[str, Any]]:
 
 
 def _settings_of_run(path: epath.Path) -> dict[str, Any]:
-    """What the run that `path` is (a part) of was trained with, of `TRAINED_SETTINGS`."""
+    """The settings of its reducer that belong to the weights of the run that `path` is part of."""
     from evovit_jax.models import model_entry
 
     for folder in (path, path.parent, path.parent.parent):
         try:
             run = json.loads((folder / config_file.FILE).read_text())
-            trained = model_entry(run["model"]["name"]).reduction_fields(run["reduction"])[2]
+            entry = model_entry(run["model"]["name"])
+            _, reducer, trained = entry.reduction_fields(run["reduction"])
         except (OSError, ValueError, KeyError, TypeError):  # none there, or somebody else's
             continue
-        return {name: trained[name] for name in TRAINED_SETTINGS if name in trained}
+        return {name: trained[name] for name in reducer.trained_settings}
     return {}
 
 

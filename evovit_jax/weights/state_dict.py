@@ -11,8 +11,6 @@ from flax import nnx
 from evovit_jax.errors import UserError, some
 from evovit_jax.weights.layouts import Link, Scheme, Tensors, check_same, variables
 
-# Settings of a reducer that belong to the weights: other values make another network.
-TRAINED_SETTINGS = ("representative_token",)
 # What is said of a checkpoint with other classes; whoever learns from the logits looks for it.
 HEADS_KEPT = "its heads keep their initial values"
 # Where a reducer's parameters are all that is missing.

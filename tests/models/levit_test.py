@@ -13,12 +13,12 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import evovit_jax
+from evovit_jax import reduction
 from evovit_jax.errors import UserError
 from evovit_jax.models.batch_norm import fuse
-from evovit_jax.models.levit import subsampled
 from evovit_jax.models.levit_layers import bias_index, every_other
 from evovit_jax.models.variables import Skeleton
-from evovit_jax.reduction.tokens import start_tokens
+from evovit_jax.reduction.base import AttentionRequest, Reducer, key_mask
 
 TINY = {
     "image_size": 80,  # 5x5 tokens, then 3x3: odd sides at the subsampling
@@ -194,14 +194,9 @@ def test_biases_belong_to_distances():
     np.testing.assert_array_equal(corner, index[[0, 2, 8, 10]])
 
 
-def test_subsampling_keeps_every_other_row_and_column_and_says_where_tokens_went():
+def test_subsampling_keeps_every_other_row_and_column():
     x = jnp.arange(15.0).reshape(1, 15, 1)
     np.testing.assert_array_equal(every_other(x, (3, 5))[0, :, 0], [0, 2, 4, 10, 12, 14])
-    tokens = start_tokens(jnp.zeros((2, 16, 1)), prefix=1, grid=(3, 5))
-    after = subsampled(tokens, jnp.zeros((2, 7, 1)))
-    assert after.grid == (2, 3)
-    rows = [[0], [1, 1, 2, 2, 3], [1, 1, 2, 2, 3], [4, 4, 5, 5, 6]]
-    np.testing.assert_array_equal(after.source[0], np.concatenate(rows))
 
 
 def test_token_maps_follow_tokens_through_the_pyramid():
@@ -240,3 +235,53 @@ def test_the_config_lists_what_it_is_made_of():
     config = tiny().config
     assert config.grids() == ((5, 5), (3, 3))
     assert dataclasses.asdict(config)["num_heads"] == (2, 3)
+
+
+class Blind(Reducer):
+    """Nothing attends to one patch token, another one in each image; shows all attention."""
+
+    not_in_pyramids = None
+
+    def _request(self, tokens):
+        b, n, _ = tokens.x.shape
+        seen = jnp.arange(n)[None] != tokens.prefix + jnp.arange(b)[:, None]
+        return AttentionRequest(needs=frozenset({"weights"}), bias=key_mask(seen))
+
+    def attention_request(self, block, tokens):
+        del block
+        return self._request(tokens)
+
+    def after_attention(self, block, tokens, attention):
+        return tokens.put_aside(**{f"block{block}": attention.weights})
+
+    def subsample_request(self, stage, tokens):
+        del stage
+        return self._request(tokens)
+
+    def subsample(self, tokens, attention, stride, *, stage):
+        del stride, stage
+        return tokens.put_aside(subsampling=attention.weights)
+
+    def aux(self, tokens):
+        return tokens.aside
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "evo_levit_128s"])
+def test_a_reducers_bias_is_added_to_the_networks_own(name, monkeypatch):
+    monkeypatch.setitem(reduction._registered, "blind", Blind)
+    model, batch = tiny(name, "blind", **SHALLOW), images(3, size=48)
+    _, out = run(model, batch)
+    assert {*out.aux} == {"block0", "subsampling", "block1"}
+    for weights in out.aux.values():
+        for b, image in enumerate(np.asarray(weights)):
+            hidden = model.prefix + b
+            np.testing.assert_array_equal(image[:, :, hidden], 0)
+            assert (np.delete(image, hidden, axis=2) > 0).all()
+            np.testing.assert_allclose(image.sum(axis=2), 1, atol=1e-5)
+    if not model.prefix:  # the places' own biases still count
+        for _, module in nnx.iter_modules(model):
+            if hasattr(module, "attention_bias"):
+                module.attention_bias[...] = jnp.zeros_like(module.attention_bias[...])
+        without = run(model, batch)[1].aux
+        for where in out.aux:
+            assert np.abs(out.aux[where] - without[where]).max() > 0.01

@@ -12,6 +12,7 @@ import evovit_jax
 from evovit_jax.errors import UserError
 from evovit_jax.models import EvalTransform, model_entry
 from evovit_jax.models.__main__ import BEGIN, END, line, row
+from evovit_jax.models.registry import InitKeys
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "models.md"
 # Parameters, auxiliary heads included, and GMACs of one image; None: nothing to compare with.
@@ -180,3 +181,11 @@ def test_the_same_seed_makes_the_same_weights():
     first, again, other = jax.tree.leaves(weights(0)), weights(0), weights(1)
     assert all((a == b).all() for a, b in zip(first, jax.tree.leaves(again), strict=True))
     assert not all((a == b).all() for a, b in zip(first, jax.tree.leaves(other), strict=True))
+
+
+def test_keys_are_those_of_flax():
+    ours, flax = InitKeys(3), nnx.Rngs(params=3)
+    for _ in range(4):
+        a, b = (jax.random.key_data(keys.params()) for keys in (ours, flax))
+        assert bool((a == b).all())
+    assert bool((ours.params() != InitKeys(3).params()).all())

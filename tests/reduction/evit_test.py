@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from evovit_jax.reduction import token_counts
 from evovit_jax.reduction.base import AttentionView, Backbone
 from evovit_jax.reduction.evit import EViT, EViTFields
 from evovit_jax.reduction.tokens import start_tokens
@@ -14,7 +15,7 @@ DEIT_S = Backbone(12, (384,), (6,), (14, 14), 1, (12,))
 
 def counts(**fields):
     reducer = EViT(DEIT_S, EViTFields(**fields), rngs=nnx.Rngs(0))
-    return [count.feed_forward - 1 for count in reducer.token_counts((14, 14))[3::3]]
+    return [count.feed_forward - 1 for count in token_counts.count(reducer, (14, 14))[3::3]]
 
 
 def test_counts_are_the_published_ones():
@@ -50,13 +51,7 @@ def test_keeps_the_attentive_tokens_and_fuses_the_others(prefix):
 def test_keep_rate_changes_for_a_call():
     reducer = EViT(DEIT_S, EViTFields(), rngs=nnx.Rngs(0))
     softer = reducer.override(keep_rate=0.9)
-    assert softer.token_counts((14, 14))[3].feed_forward == 1 + 177 + 1
-    assert reducer.token_counts((14, 14))[3].feed_forward == 1 + 138 + 1
+    assert token_counts.count(softer, (14, 14))[3].feed_forward == 1 + 177 + 1
+    assert token_counts.count(reducer, (14, 14))[3].feed_forward == 1 + 138 + 1
     whole = reducer.override(keep_rate=1.0)
-    assert {count.feed_forward for count in whole.token_counts((14, 14))} == {197}
-
-
-def test_own_macs_are_the_weighted_sum():
-    reducer = EViT(DEIT_S, EViTFields(), rngs=nnx.Rngs(0))
-    numbers = [reducer.macs(i, c) for i, c in enumerate(reducer.token_counts((14, 14)))]
-    assert numbers == [0, 0, 0, 196 * 384, 0, 0, 139 * 384, 0, 0, 99 * 384, 0, 0]
+    assert {count.feed_forward for count in token_counts.count(whole, (14, 14))} == {197}

@@ -11,7 +11,7 @@ from flax import nnx
 
 import evovit_jax
 from evovit_jax.errors import UserError
-from evovit_jax.reduction import Backbone, create_reducer
+from evovit_jax.reduction import Backbone, create_reducer, token_counts
 from evovit_jax.reduction.base import AttentionView
 from evovit_jax.reduction.tokens import start_tokens
 
@@ -23,7 +23,9 @@ TINY = {
     "depth": (3, 2),
     "num_classes": 5,
 }
-BACKBONE = Backbone(depth=5, dim=(16, 24), heads=(2, 3), grid=(5, 5), prefix=1, stage_depths=(3, 2))
+BACKBONE = Backbone(
+    depth=5, dim=(16, 24), heads=(2, 3), grid=(5, 5), prefix=1, stage_depths=(3, 2), stride=2
+)
 
 
 def reducer(spec="evo"):
@@ -43,16 +45,16 @@ def view(batch=2, heads=2, n=26, seed=1):
 
 def sizes_at(spec):
     """Tokens in the attention of each block."""
-    return [count.attention for count in reducer(spec).token_counts((5, 5))]
+    return [count.attention for count in token_counts.count(reducer(spec), (5, 5))]
 
 
 def test_a_stage_selects_once_and_a_layer_every_time():
     # 12 of 25 and 4 of 9 patch tokens, the class and the representative token.
     assert sizes_at("evo,first_block=1") == [26, 14, 14, 6, 6]
     assert sizes_at("evo,first_block=1,selection=layer") == [26, 14, 14, 6, 6]
-    borders = [reducer("evo,first_block=1")._is_border(i) for i in range(5)]
+    borders = [reducer("evo,first_block=1").selects(i) for i in range(5)]
     assert borders == [False, True, False, True, False]
-    borders = [reducer("evo,first_block=1,selection=layer")._is_border(i) for i in range(5)]
+    borders = [reducer("evo,first_block=1,selection=layer").selects(i) for i in range(5)]
     assert borders == [False, True, True, True, True]
 
 
@@ -157,3 +159,10 @@ def test_bad_settings_are_refused(spec, message):
 def test_a_first_block_that_is_not_there(block):
     with pytest.raises(UserError, match="evo first_block"):
         reducer(f"evo,first_block={block}")
+
+
+def test_settings_for_a_call_must_fit_the_network_too():
+    with pytest.raises(UserError, match="evo keep_rate has 1 members for 2 stages"):
+        reducer().override(keep_rate=(0.5,))
+    with pytest.raises(UserError, match=r"evo first_block must be in 0\.\.5"):
+        reducer().override(first_block=6)

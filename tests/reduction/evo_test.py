@@ -7,6 +7,7 @@ import pytest
 
 import evovit_jax
 from evovit_jax.errors import UserError
+from evovit_jax.reduction import token_counts
 from evovit_jax.reduction.evo import enter_slow_path, leave_slow_path, representative_token
 from evovit_jax.reduction.tokens import group_sizes, start_tokens
 
@@ -270,7 +271,7 @@ def test_selection_on_a_mesh_equals_one_device():
 def test_tokens_are_kept_up_to_a_multiple(multiple, tokens):
     """Of 16 patches 8 are kept, with the class and the representative token; at most all."""
     model = tiny(f"evo,keep_multiple={multiple}")
-    counts = model.reducer.token_counts((4, 4))
+    counts = token_counts.count(model.reducer, (4, 4))
     assert [block.attention for block in counts] == [17, 17] + 4 * [tokens]
     assert run(model, images())[0].shape == (3, 5)
 

@@ -10,7 +10,7 @@ from evovit_jax.reduction.evit import EViT, EViTFields
 from evovit_jax.reduction.tokens import start_tokens
 from evovit_jax.reduction.tome import ToMe, ToMeFields
 
-PYRAMID = Backbone(4, (8, 8), (2, 2), (2, 4), 1, (3, 1), key_dim=4)
+PYRAMID = Backbone(4, (8, 8), (2, 2), (2, 4), 1, (3, 1), key_dim=4, stride=2)
 X = jax.random.normal(jax.random.key(0), (2, 9, 8))
 
 

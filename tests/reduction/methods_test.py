@@ -15,6 +15,7 @@ from tiny import run_model
 import evovit_jax
 from evovit_jax import reduction
 from evovit_jax.errors import UserError
+from evovit_jax.reduction import token_counts
 from evovit_jax.reduction.tokens import group_sizes
 
 TINY = {
@@ -87,7 +88,7 @@ def passed(spec, distilled=False):
 
 def check_source_map(model, out, grid):
     """Every input token is in one place or dropped, and class tokens stay by themselves."""
-    prefix, counts = model.prefix, model.reducer.token_counts(grid)
+    prefix, counts = model.prefix, token_counts.count(model.reducer, grid)
     inputs = prefix + grid[0] * grid[1]
     gone = np.zeros(out.token_maps[0].shape, bool)
     for block, source in enumerate(out.token_maps):
@@ -114,7 +115,7 @@ def test_the_source_map_accounts_for_every_token(spec):
     model, logits, out = passed(spec)
     assert bool(jnp.isfinite(logits).all())
     check_source_map(model, out, (4, 4))
-    fewest = min(count.attention for count in model.reducer.token_counts((4, 4)))
+    fewest = min(count.attention for count in token_counts.count(model.reducer, (4, 4)))
     valid = (np.asarray(out.token_maps[-2]) >= 0).sum(axis=1)
     if spec == "none":
         assert fewest == 17
@@ -153,7 +154,7 @@ def test_runs_inside_the_stages_of_a_pyramid(spec):
     sizes = [group_sizes(m, 17) for m in out.token_maps]
     for source, size in zip(out.token_maps, sizes, strict=True):
         np.testing.assert_array_equal(size.sum(axis=1) + (source < 0).sum(axis=1), 17)
-    counts = model.reducer.token_counts((4, 4))
+    counts = token_counts.count(model.reducer, (4, 4))
     assert [count.entering for count in counts[::2]] == [17, 5, 2]
     assert spec == "none" or counts[1].feed_forward < 17 or counts[2].feed_forward < 5
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from evovit_jax.models.attention import attend
+from evovit_jax.reduction import token_counts
 from evovit_jax.reduction.base import AttentionRequest, Backbone
 from evovit_jax.reduction.tokens import group_sizes, spread, start_tokens
 from evovit_jax.reduction.tome import ToMeFields, match, merge
@@ -93,7 +94,7 @@ def counts(**fields):
 
     backbone = Backbone(12, (12,), (3,), (14, 14), 1, (12,))
     reducer = ToMe(backbone, ToMeFields(**fields), rngs=nnx.Rngs(0))
-    return [count.feed_forward - 1 for count in reducer.token_counts((14, 14))]
+    return [count.feed_forward - 1 for count in token_counts.count(reducer, (14, 14))]
 
 
 def test_no_more_than_half_of_the_tokens_merge():

@@ -9,11 +9,12 @@ from flax import nnx
 
 from evovit_jax import reduction
 from evovit_jax.errors import UserError
+from evovit_jax.reduction import token_counts
 from evovit_jax.reduction.base import Backbone
 from evovit_jax.reduction.typed_fields import checked
 
 FLAT = Backbone(4, (12,), (3,), (4, 4), 1, (4,))
-PYRAMID = Backbone(6, (16, 24, 32), (2, 2, 2), (4, 4), 1, (2, 2, 2), key_dim=8)
+PYRAMID = Backbone(6, (16, 24, 32), (2, 2, 2), (4, 4), 1, (2, 2, 2), key_dim=8, stride=2)
 NETWORKS = {"flat": FLAT, "pyramid": PYRAMID}
 METHODS = [
     (method, network)
@@ -36,7 +37,7 @@ def make(spec, network="flat"):
 def runs_or_says(made):
     """Makes a reducer and walks its hooks; a `UserError` must be one line."""
     try:
-        said = str(made().token_counts((4, 4)))
+        said = str(token_counts.count(made(), (4, 4)))
     except UserError as error:
         said = str(error)
     assert "\n" not in said

@@ -67,6 +67,14 @@ def test_the_keep_rate_falls_in_levels():
         assert rates[start] == pytest.approx(cosine, abs=1e-4)
 
 
+def test_a_keep_rate_that_starts_late_and_falls_at_once():
+    found = plan("evit,keep_rate=0.5", keep_rate_start_steps=10)
+    assert [(p.start, dict(p.overrides)) for p in found] == [
+        (0, {"keep_rate": 1.0}),
+        (10, {"keep_rate": 0.5}),
+    ]
+
+
 def test_a_keep_rate_a_location():
     found = plan("evit,keep_rate=0.9:0.5:0.2", keep_rate_warmup_steps=20, keep_rate_levels=2)
     assert dict(found[-1].overrides)["keep_rate"] == (0.9, 0.5, 0.2)
@@ -76,9 +84,9 @@ def test_a_keep_rate_a_location():
 
 
 def test_a_schedule_of_what_the_reduction_has_not():
-    with pytest.raises(UserError, match=r"layer_to_stage.*'none' has no field 'selection'"):
+    with pytest.raises(UserError, match=r"layer_to_stage_\* is given, .* 'none' has none"):
         plan("", layer_to_stage_epochs=3)
-    with pytest.raises(UserError, match=r"keep_rate_warmup.*no field 'keep_rate'"):
+    with pytest.raises(UserError, match=r"keep_rate_warmup_\* is given, .* 'none' has none"):
         plan("none", keep_rate_warmup_epochs=3)
 
 

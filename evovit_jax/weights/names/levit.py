@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from evovit_jax.models.levit_layers import STRIDE, bias_index, positions_for
+from evovit_jax.reduction.evo_levit import EvoPyramidFields
 from evovit_jax.weights.layouts import LEAVES, Link, Scheme, default_link, square_side, variables
 
 # What the parts of a module are called: {ours: theirs}.
@@ -129,7 +130,9 @@ def _evo_places(model: nnx.Module) -> Places:
 
 
 def _evo_stage_places(model: nnx.Module) -> Places:
-    first = getattr(model.reducer.fields, "first_block", 2)
+    fields = model.reducer.fields
+    # Other reducers load what was trained with Evo's own settings.
+    first = (fields if isinstance(fields, EvoPyramidFields) else EvoPyramidFields()).first_block
     places, k, number = {}, 0, 0
     for stage, depth in enumerate(model.config.depth):
         inside = 0  # modules of this stage that are one module there

@@ -1,0 +1,87 @@
+"""What all backbones with tokens do in a pass: embed, walk the blocks, classify."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from evovit_jax.models.outputs import Outputs
+from evovit_jax.reduction import Reducer
+from evovit_jax.reduction.tokens import TokenSet, start_tokens
+from evovit_jax.reduction.walk import Block, Subsampling, walk
+
+
+class TokenModel(nnx.Module):
+    """A network of blocks over tokens, with a reducer.
+
+    `model(images)` returns float32 logits `[batch, num_classes]` and `Outputs`. Subclasses have
+    `embed` and `classify`, and the attributes below.
+
+    Attributes:
+      Config: the dataclass of the settings.
+      smoke: settings of the smallest sensible network, to try things out.
+      config: the settings.
+      prefix: number of class tokens.
+      grid: (rows, columns) of patch tokens that it was made for.
+      patch_embed: whose `grid(height, width)` is that of other images.
+      stages: the blocks of each stage; one stage in a flat network.
+      downsamples: what lies between two stages.
+      reducer: looks at, and replaces, the tokens on their way.
+    """
+
+    Config: type
+    smoke: ClassVar[Mapping[str, Any]]
+    config: Any
+    prefix: int
+    grid: tuple[int, int]
+    patch_embed: nnx.Module
+    stages: Sequence[Sequence[Block]]
+    downsamples: Sequence[Subsampling] = ()
+    reducer: Reducer
+
+    def embed(
+        self, images: Float[Array, "b h w c"], *, train: bool = False
+    ) -> Float[Array, "b n d"]:
+        """Class and patch tokens with their positions, in the compute dtype."""
+        raise NotImplementedError
+
+    def classify(self, tokens: TokenSet) -> tuple[Float[Array, "b k"], Outputs]:
+        """Logits, and of `Outputs` the features, auxiliary logits and `aux` of the network."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        images: Float[Array, "b h w c"],
+        *,
+        train: bool = False,
+        key: Key[Array, ""] | None = None,
+        reduction: dict | None = None,
+    ) -> tuple[Float[Array, "b k"], Outputs]:
+        """Logits and everything else of one pass.
+
+        Args:
+          images: normalised, channels last.
+          train: a training pass: stochastic depth, batch statistics, auxiliary heads, the reducer's
+            losses.
+          key: where everything random of the pass comes from; None switches it off.
+          reduction: settings of the reducer for this pass, by field.
+        """
+        reducer = self.reducer.override(**(reduction or {}))
+        tokens = start_tokens(
+            self.embed(images, train=train),
+            prefix=self.prefix,
+            grid=self.patch_embed.grid(*images.shape[1:3]),
+            train=train,
+            key=key,
+        )
+        walked = walk(self.stages, tokens, reducer, self.downsamples)
+        logits, out = self.classify(walked.tokens)
+        return logits, dataclasses.replace(
+            out,
+            token_maps=walked.token_maps,
+            aux_logits=out.aux_logits if train else {},
+            losses=reducer.losses(walked.tokens) if train else {},
+            aux={**out.aux, **reducer.aux(walked.tokens)},
+        )

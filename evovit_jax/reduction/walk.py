@@ -1,0 +1,152 @@
+"""The walk over the blocks of a network: where a reducer is called, and with what.
+
+Every backbone with tokens takes it, and so does `token_counts`, with blocks that compute nothing.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, runtime_checkable
+
+import chex
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from evovit_jax.reduction.base import AttentionRequest, AttentionView, Reducer
+from evovit_jax.reduction.tokens import TokenSet, check_tokens, follow
+
+
+@runtime_checkable
+class Block(Protocol):
+    """A block in two halves, between which a reducer may step in; `block` is its number."""
+
+    def attend(
+        self, block: int, tokens: TokenSet, request: AttentionRequest
+    ) -> tuple[TokenSet, AttentionView]:
+        """The tokens after attention with its residual, and what was asked to be seen of it."""
+
+    def feed_forward(self, block: int, tokens: TokenSet) -> TokenSet:
+        """The tokens after the feed-forward with its residual."""
+
+
+@runtime_checkable
+class Subsampling(Protocol):
+    """What lies between two stages of a pyramid, in two halves like a block."""
+
+    def attend(
+        self, tokens: TokenSet, request: AttentionRequest
+    ) -> tuple[Float[Array, "b m e"], AttentionView]:
+        """The tokens of every `Backbone.stride`-th row and column, of the next stage's width."""
+
+    def feed_forward(self, tokens: TokenSet) -> TokenSet:
+        """Those tokens after whatever else comes before the next stage's first block."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockTokens:
+    """How many tokens of an image one block works on, class tokens included.
+
+    Attributes:
+      entering: when the block is reached, before the reducer's `before_block`.
+      attention: in the attention.
+      feed_forward: in the feed-forward.
+      leaving: after the reducer's `after_block`.
+    """
+
+    entering: int
+    attention: int
+    feed_forward: int
+    leaving: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Walked:
+    """What a walk ends with.
+
+    Attributes:
+      tokens: the finished set.
+      token_maps: of each block the source map in its feed-forward, then the finished set's.
+      counts: how many tokens each block worked on.
+    """
+
+    tokens: TokenSet
+    token_maps: tuple[Int[Array, "b N"], ...]
+    counts: tuple[BlockTokens, ...]
+
+
+def walk(
+    stages: Iterable[Iterable[Block]],
+    tokens: TokenSet,
+    reducer: Reducer,
+    subsamplings: Sequence[Subsampling] = (),
+) -> Walked:
+    """Takes the tokens of a network's input through all of its blocks.
+
+    Args:
+      stages: the blocks of each stage; one stage in a flat network.
+      tokens: of the input.
+      reducer: whose hooks are called; its `backbone` describes this network.
+      subsamplings: what lies between two stages, one less than there are stages.
+
+    Raises:
+      AssertionError: a block or the reducer returned tokens of another shape or dtype than it must.
+    """
+    inputs, maps, counts = tokens.x.shape[1], [], []
+    for stage, blocks in enumerate(stages):
+        check = functools.partial(check_tokens, dim=reducer.backbone.dim[stage], inputs=inputs)
+        if stage == 0:
+            tokens = check(reducer.start(tokens))
+        else:
+            tokens = check(_subsample(subsamplings[stage - 1], stage - 1, tokens, reducer))
+        for block in blocks:
+            tokens, source, numbers = _through(block, len(counts), tokens, reducer, check)
+            maps.append(source)
+            counts.append(numbers)
+    tokens = check(reducer.finish(tokens))
+    return Walked(tokens, (*maps, tokens.source), tuple(counts))
+
+
+def _through(
+    block: Block, i: int, tokens: TokenSet, reducer: Reducer, check: Callable[[TokenSet], TokenSet]
+) -> tuple[TokenSet, Array, BlockTokens]:
+    """The tokens after block number `i`, the source map within it, and the counts."""
+    entering = tokens.x.shape[1]
+    tokens = check(reducer.before_block(i, tokens))
+    attending = tokens.x.shape[1]
+    tokens, attention = block.attend(i, tokens, reducer.attention_request(i, tokens))
+    tokens = check(reducer.after_attention(i, tokens, attention))
+    source, feeding = tokens.source, tokens.x.shape[1]
+    tokens = block.feed_forward(i, tokens)
+    tokens = check(reducer.after_block(i, tokens))
+    return tokens, source, BlockTokens(entering, attending, feeding, leaving=tokens.x.shape[1])
+
+
+def _subsample(
+    subsampling: Subsampling, stage: int, tokens: TokenSet, reducer: Reducer
+) -> TokenSet:
+    """The tokens of the stage after stage number `stage`."""
+    stride = reducer.backbone.stride
+    x, attention = subsampling.attend(tokens, reducer.subsample_request(stage, tokens))
+    tokens = reducer.subsample(tokens, attention, stride, stage=stage)
+    return subsampling.feed_forward(subsampled(tokens, x, stride))
+
+
+def subsampled_grid(grid: tuple[int, int], stride: int) -> tuple[int, int]:
+    """(rows, columns) of the next stage: every `stride`-th, from the first on."""
+    rows, columns = grid
+    return -(-rows // stride), -(-columns // stride)
+
+
+def subsampled(tokens: TokenSet, x: Float[Array, "b m e"], stride: int) -> TokenSet:
+    """The set with the tokens `x` of the next stage's grid.
+
+    For the source map a token stands for the `stride` x `stride` cell that it is the corner of.
+    """
+    rows, columns = tokens.grid
+    grid = subsampled_grid(tokens.grid, stride)
+    chex.assert_axis_dimension(x, 1, tokens.prefix + grid[0] * grid[1])
+    y, x_ = jnp.divmod(jnp.arange(rows * columns, dtype=jnp.int32), columns)
+    cells = (y // stride) * grid[1] + x_ // stride + tokens.prefix
+    moves = jnp.concatenate([jnp.arange(tokens.prefix, dtype=jnp.int32), cells])
+    moves = jnp.broadcast_to(moves, (len(x), len(moves)))
+    return tokens.replace(x=x, grid=grid, source=follow(tokens.source, moves))
