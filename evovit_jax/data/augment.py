@@ -41,7 +41,7 @@ class TrainTransform:
         )
 
     def __call__(self, picture: Picture, rng: random.Random) -> np.ndarray:
-        pixels = _three_channels(self._crop(picture, rng, self._filter(rng)))
+        pixels = transforms.three_channels(self._crop(picture, rng, self._filter(rng)))
         if rng.random() < self._augment["flip"]:
             pixels = transforms.mirror(pixels)
         if self._colors:
@@ -58,7 +58,7 @@ class TrainTransform:
                 picture, rng, size, augment["scale"], augment["ratio"], filter_name
             )
         if augment["crop"] == "none":
-            return self._eval.crop(picture)
+            return self._eval(picture)
         pixels, pad = picture.whole(), augment["pad"]
         if augment["crop"] == "shift":
             return transforms.random_shift(pixels, rng, size, pad, filter_name)
@@ -88,15 +88,4 @@ class EvalTransform:
         self._filter = interpolation(fields.interpolation)
 
     def __call__(self, picture: Picture) -> np.ndarray:
-        return _three_channels(self.crop(picture))
-
-    def crop(self, picture: Picture) -> np.ndarray:
-        """Decodes in full: what is measured must not depend on a JPEG's shortcuts."""
-        return transforms.resize_center_crop(
-            picture.whole(), self._shorter, self.size, self._filter
-        )
-
-
-def _three_channels(pixels: np.ndarray) -> np.ndarray:
-    """[h w] or [h w 3] to [h w 3]."""
-    return np.broadcast_to(pixels[..., None], (*pixels.shape, 3)) if pixels.ndim == 2 else pixels
+        return transforms.evaluation_pixels(picture, self._shorter, self.size, self._filter)

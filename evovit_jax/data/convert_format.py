@@ -20,7 +20,8 @@ from array_record.python import array_record_module
 from tqdm import tqdm
 
 from evovit_jax.data import tfds_source, workers
-from evovit_jax.errors import UserError, run_command
+from evovit_jax.data.spec import DataSpec
+from evovit_jax.errors import UserError, first_line, run_command
 
 FORMAT = "array_record"
 # A record of a tfrecord file: its length, a checksum of that, the bytes, a checksum of them.
@@ -33,10 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data_dir", default="", help="where the data set lies")
     parser.add_argument("--output", required=True, help="the new data_dir")
     flags = parser.parse_args(arguments)
-    kind, _, name = flags.data.partition(":")
-    if kind != "tfds" or not name:
+    spec = DataSpec.parse(flags.data)
+    if spec.kind != "tfds":
         raise UserError(f"--data={flags.data!r}: say tfds:NAME")
-    print(f"wrote {convert(tfds_source.parse(name)[0], flags.data_dir, flags.output)}")
+    print(f"wrote {convert(spec.name, flags.data_dir, flags.output)}")
     return 0
 
 
@@ -75,7 +76,7 @@ def _open(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     try:
         builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
     except Exception as error:  # whatever the data set's own code raises
-        raise UserError(f"TFDS cannot open data set {name!r}: {error}") from error
+        raise UserError(f"TFDS cannot open data set {name!r}: {first_line(error)}") from error
     if not builder.is_prepared():
         raise UserError(f"data set {name!r} is not in {data_dir!r}: there is nothing to convert")
     stored = builder.info.file_format.value

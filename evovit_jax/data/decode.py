@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from evovit_jax.data.resize import resize
 from evovit_jax.data.source import Source
+from evovit_jax.errors import first_line
 
 # Images up to this side are kept decoded where the whole data set fits (see `SmallImages`).
 SMALL_SIDE = 64
@@ -89,7 +90,7 @@ class _Pillow:
         except UnidentifiedImageError:
             raise UnreadableImage("not an image file") from None
         except Exception as error:  # Pillow's formats raise many kinds on bytes that are none
-            raise UnreadableImage(str(error).partition("\n")[0]) from None
+            raise UnreadableImage(first_line(error)) from None
         self.size = self._image.size
 
     def whole(self) -> np.ndarray:
@@ -105,7 +106,7 @@ class _Pillow:
         except UnreadableImage:
             raise
         except Exception as error:
-            raise UnreadableImage(str(error).partition("\n")[0]) from None
+            raise UnreadableImage(first_line(error)) from None
 
     def part(self, box: Box, size: int, filter_name: str) -> np.ndarray:
         return _Decoded(self.whole()).part(box, size, filter_name)

@@ -71,7 +71,12 @@ def mix(
     if batch % size or (group and group % 2):
         raise ValueError(f"groups of {group} rows must be even and divide a batch of {batch}")
     weights, ratio = _draw_weights(
-        key, batch // size, height, width, mixup_alpha, cutmix_alpha, switch_prob, prob
+        key,
+        (batch // size, height, width),
+        mixup_alpha=mixup_alpha,
+        cutmix_alpha=cutmix_alpha,
+        switch_prob=switch_prob,
+        prob=prob,
     )
     weights = jnp.repeat(weights, size, axis=0)[..., None].astype(images.dtype)
     ratio = jnp.repeat(ratio, size)[:, None].astype(targets.dtype)
@@ -83,17 +88,17 @@ def mix(
 
 def _draw_weights(
     key: Key[Array, ""],
-    groups: int,
-    height: int,
-    width: int,
+    shape: tuple[int, int, int],
+    *,
     mixup_alpha: float,
     cutmix_alpha: float,
     switch_prob: float,
     prob: float,
 ) -> tuple[Float[Array, "g h w"], Float[Array, "g"]]:
-    """For each group the weight of every own pixel, and of the own label; float32."""
+    """The weight of every pixel of an image itself, and of its label, for each group; float32."""
+    groups, height, width = shape
     on, switch, mixup, cutmix, box = jax.random.split(key, 5)
-    kept = jnp.ones((groups, height, width), jnp.float32)
+    kept = jnp.ones(shape, jnp.float32)
     weights, ratio = kept, jnp.ones(groups, jnp.float32)
     if mixup_alpha > 0:
         ratio = _beta(mixup, mixup_alpha, groups)

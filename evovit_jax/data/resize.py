@@ -22,6 +22,7 @@ PILLOW = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
     "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
 }
 _FILTERS = {"bicubic": "catmull_rom", "bilinear": "bilinear", "lanczos": "lanczos3"}
 FloatBox = tuple[float, float, float, float]  # left, upper, right, lower
@@ -48,7 +49,7 @@ def resize(
     Args:
         pixels: uint8 [h w] or [h w 3], any strides.
         size: pixels of the result, height and width.
-        filter_name: "bicubic", "bilinear" or "lanczos".
+        filter_name: "bicubic", "bilinear", "lanczos" or "nearest".
         box: in pixels, fractions count; the filter reaches over its edges where there are pixels.
 
     Returns:
@@ -57,7 +58,7 @@ def resize(
     height, width = pixels.shape[:2]
     if box is None and (height, width) == (size, size):
         return pixels
-    if cykooz_resizer is None:
+    if cykooz_resizer is None or filter_name == "nearest":  # which has nothing to convolve
         image = Image.fromarray(pixels).resize((size, size), PILLOW[filter_name], box=box)
         return np.asarray(image)
     kind = cykooz_resizer.PixelType.U8 if pixels.ndim == 2 else cykooz_resizer.PixelType.U8x3

@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from evovit_jax.data.spec import DataSpec
 from evovit_jax.errors import UserError, some
 
 # A larger label is the id of something: no published data set has so many classes.
@@ -21,13 +22,20 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
 class Source(Protocol):
     """Random access to labelled images.
 
-    `source[i]` is {"image": bytes of a file, or uint8 [h w] or [h w c], "label": int}. One with an
-    attribute `has_names` that is true has classes known by their names, not by their numbers.
+    `source[i]` is {"image": bytes of a file, or uint8 [h w] or [h w c], "label": int}.
+
+    Attributes:
+        name: for messages.
+        num_classes: labels are less than this.
+        class_names: one for each class.
+        has_names: whether classes are known by their names (class folders), not by their numbers
+            (a labels.csv, TFDS): numbers mean the same everywhere, the order of folders does not.
     """
 
-    name: str  # for messages
+    name: str
     num_classes: int
     class_names: Sequence[str]
+    has_names: bool
 
     def __len__(self) -> int: ...
 
@@ -51,14 +59,29 @@ def open_source(spec: str, split_default: str = "train", data_dir: str = "") -> 
         UserError: an unknown kind of data, data set or split, a folder without images, a bad
             labels.csv, a TFDS data set in a format without random access.
     """
-    kind, _, rest = spec.partition(":")
-    if not rest or kind not in ("tfds", "folder"):
-        raise UserError(f"data {spec!r}: say tfds:NAME, tfds:NAME:SPLIT or folder:PATH")
-    if kind == "folder":
-        return FolderSource(rest)
+    parsed = DataSpec.parse(spec)
+    if parsed.kind == "folder":
+        return FolderSource(parsed.name)
     from evovit_jax.data.tfds_source import TfdsSource  # folders do without TFDS
 
-    return TfdsSource(rest, split_default, data_dir)
+    return TfdsSource(parsed.name, parsed.split or split_default, data_dir)
+
+
+def known_class_names(spec: str, data_dir: str = "") -> Sequence[str] | None:
+    """The class names of a training data set, where they are at hand; nothing is downloaded.
+
+    No image is listed either, so that a folder of millions takes no longer than one of ten.
+    """
+    parsed = DataSpec.parse(spec)
+    if parsed.kind == "tfds":
+        from evovit_jax.data.tfds_source import labels
+
+        found = labels(parsed.name, data_dir, at_hand=True)
+        return found and found.names
+    root = pathlib.Path(parsed.name).expanduser()
+    if not root.is_dir():
+        return None
+    return FolderSource(parsed.name).class_names if _labels_file(root) else _classes(root)
 
 
 class FolderSource:
@@ -67,9 +90,6 @@ class FolderSource:
     labels.csv (columns `file` and `label`, others are ignored) lies beside the images, or beside
     the folder `images/` that holds them; PATH may name either folder. Its labels are integers from
     0, the number of classes is one more than the largest.
-
-    Attributes:
-        has_names: whether the classes have names, as folders have; a labels.csv has numbers alone.
     """
 
     def __init__(self, path: str):
@@ -109,6 +129,7 @@ class _Renumbered:
     def __init__(self, source: Source, numbers: Sequence[int], class_names: Sequence[str]):
         self.name, self._source, self._numbers = source.name, source, numbers
         self.num_classes, self.class_names = len(class_names), class_names
+        self.has_names = source.has_names
 
     def __len__(self) -> int:
         return len(self._source)
@@ -133,7 +154,7 @@ def numbered_as(train: Source, source: Source) -> Source:
     unknown = _unknown(train.class_names, source)
     if not unknown:
         return _renumbered(train.class_names, source)
-    if getattr(train, "has_names", False) and getattr(source, "has_names", False):
+    if train.has_names and source.has_names:
         raise UserError(f"{source.name} has class folders that {train.name} lacks: {some(unknown)}")
     return source
 
@@ -149,7 +170,7 @@ def numbered_by(names: Sequence[str], source: Source) -> Source:
     unknown = _unknown(names, source)
     if not unknown:
         return _renumbered(names, source)
-    if source.num_classes == len(names) or not getattr(source, "has_names", False):
+    if source.num_classes == len(names) or not source.has_names:
         return source
     raise UserError(
         f"{source.name} has {source.num_classes} class folders, the model {len(names)} classes, "
@@ -165,7 +186,7 @@ def _unknown(names: Sequence[str], source: Source) -> list[str]:
 def _renumbered(names: Sequence[str], source: Source) -> Source:
     """`source` with the numbers that its classes have among `names`, if they have names at all."""
     own, names = list(source.class_names), list(names)
-    if not getattr(source, "has_names", False) or own == names:
+    if not source.has_names or own == names:
         return source
     return _Renumbered(source, [names.index(name) for name in own], names)
 
@@ -212,7 +233,7 @@ def _label(text: str | None, where: str) -> int:
 
 def _walk_classes(root: pathlib.Path) -> tuple[list[str], list[int], list[str]]:
     """All images below the class folders of `root`, sorted by class and name."""
-    names = sorted(entry.name for entry in os.scandir(root) if _is_class(entry))
+    names = _classes(root)
     if not names:
         raise UserError(
             f"data folder {str(root)!r} holds neither class folders nor a labels.csv "
@@ -221,9 +242,9 @@ def _walk_classes(root: pathlib.Path) -> tuple[list[str], list[int], list[str]]:
     files: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        found = sorted(_images_below(root / name))
-        files += found
-        labels += [label] * len(found)
+        images = sorted(_images_below(root / name))
+        files += images
+        labels += [label] * len(images)
     if not files:
         raise UserError(
             f"data folder {str(root)!r}: its class folders hold no images "
@@ -232,8 +253,10 @@ def _walk_classes(root: pathlib.Path) -> tuple[list[str], list[int], list[str]]:
     return files, labels, names
 
 
-def _is_class(entry: os.DirEntry) -> bool:
-    return entry.is_dir() and not entry.name.startswith(".")
+def _classes(root: pathlib.Path) -> list[str]:
+    """The names of the class folders, sorted."""
+    entries = os.scandir(root)
+    return sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
 
 
 def _images_below(folder: pathlib.Path):

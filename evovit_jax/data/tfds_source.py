@@ -1,29 +1,27 @@
 """A split of a TFDS data set, read at random from array_record files, without TensorFlow."""
 
 import os
-import re
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from evovit_jax.data.digits import prepare_digits
-from evovit_jax.errors import UserError, suggestion
+from evovit_jax.errors import UserError, first_line, suggestion
 
 # The file formats that TFDS reads at random.
 RANDOM_ACCESS = ("array_record",)
-_VERSION = re.compile(r"\d+\.\d+\.\d+|\d+\.\d+\.\*|\d+\.\*\.\*")
 
 
 class TfdsSource:
-    """`NAME[:SPLIT]` of TFDS with features `image` and `label`.
+    """A split of a TFDS data set with features `image` and `label`.
 
     A data set that is not in `data_dir` is prepared there (downloaded, where TFDS can).
     """
 
-    def __init__(self, spec: str, split_default: str = "train", data_dir: str = ""):
-        name, split = parse(spec)
-        self._split = split or split_default
-        self.name = f"tfds:{name}:{self._split}"
+    has_names = False  # as labels, TFDS's numbers are the same for every split
+
+    def __init__(self, name: str, split: str, data_dir: str = ""):
+        self.name = f"tfds:{name}:{split}"
         builder = _builder(name, folder(data_dir))
         features = builder.info.features
         if "image" not in features or "label" not in features:
@@ -34,7 +32,7 @@ class TfdsSource:
             raise UserError(f"data set {name!r}: its labels are not classes")
         self.num_classes = features["label"].num_classes
         self.class_names = features["label"].names
-        self._data = _open(builder, self._split, self.name)
+        self._data = _open(builder, split, self.name)
 
     def __len__(self) -> int:
         return len(self._data)
@@ -47,28 +45,36 @@ class TfdsSource:
         return f"{self.name} example {index}"
 
 
-def parse(spec: str) -> tuple[str, str]:
-    """Splits "NAME[/CONFIG][:VERSION][:SPLIT]" into TFDS's name and the split ("" = not given)."""
-    name, _, rest = spec.partition(":")
-    first, _, second = rest.partition(":")
-    if _VERSION.fullmatch(first):
-        return f"{name}:{first}", second
-    return name, rest
-
-
 def folder(data_dir: str) -> str:
     """Where TFDS data sets lie: the field, else EVOVIT_DATA_DIR, else TFDS's default."""
     chosen = data_dir or os.environ.get("EVOVIT_DATA_DIR") or tfds.core.constants.DATA_DIR
     return os.path.expanduser(str(chosen))
 
 
-def default_eval_split(spec: str, data_dir: str = "") -> str:
-    """The split that a run on `NAME[:SPLIT]` is evaluated on: validation, else test.
+def labels(
+    name: str, data_dir: str = "", *, at_hand: bool = False
+) -> tfds.features.ClassLabel | None:
+    """The classes of a data set, None where they are not known; nothing is downloaded.
+
+    Args:
+        name: TFDS's, with configuration and version.
+        data_dir: where TFDS data sets lie.
+        at_hand: of a data set that is prepared there only.
+    """
+    try:
+        builder = tfds.builder(name, data_dir=folder(data_dir), try_gcs=False)
+        found = None if at_hand and not builder.is_prepared() else builder.info.features["label"]
+    except Exception:  # whatever the data set's own code raises
+        return None
+    return found if isinstance(found, tfds.features.ClassLabel) else None
+
+
+def default_eval_split(name: str, data_dir: str = "") -> str:
+    """The split that a run on a data set is evaluated on: validation, else test.
 
     Raises:
         UserError: the data set has neither.
     """
-    name, _ = parse(spec)
     splits = _builder(name, folder(data_dir)).info.splits
     for split in ("validation", "test"):
         if split in splits or not splits:  # tfds.testing.mock_data knows no splits
@@ -97,7 +103,7 @@ def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
         hint = close if close.startswith("did you") else "see tfds.list_builders()"
         raise UserError(f"unknown TFDS data set {name!r} in {data_dir!r}: {hint}") from None
     except Exception as error:  # of the data set's own code: no such version or configuration, ...
-        raise UserError(f"TFDS cannot open data set {name!r}: {_reason(error)}") from error
+        raise UserError(f"TFDS cannot open data set {name!r}: {first_line(error)}") from error
     if builder.is_prepared():
         stored = builder.info.file_format.value
         if stored not in RANDOM_ACCESS:
@@ -120,14 +126,9 @@ def _prepare(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     except Exception as error:  # whatever the data set's own code raises
         raise UserError(
             f"data set {name!r} is not in {data_dir!r} and TFDS could not prepare it there: "
-            + _reason(error)
+            + first_line(error)
         ) from error
     return builder
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error, for a message of one line."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _open(builder: tfds.core.DatasetBuilder, split: str, name: str):

@@ -8,6 +8,7 @@ import math
 import random
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageEnhance
 
 from evovit_jax.data.decode import Box, Picture
@@ -73,6 +74,24 @@ def resize_center_crop(pixels: np.ndarray, shorter: int, size: int, filter_name:
         image = image.resize((width, height), PILLOW[filter_name])
     left, upper = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(image.crop((left, upper, left + size, upper + size)))
+
+
+def evaluation_pixels(
+    picture: Picture, shorter: int, size: int, filter_name: str
+) -> UInt8[np.ndarray, "s s 3"]:
+    """What a model is evaluated on: every command prepares an image here.
+
+    Decoded in full, since what is measured must not depend on a JPEG's shortcuts.
+
+    Raises:
+        UnreadableImage: the image cannot be decoded.
+    """
+    return three_channels(resize_center_crop(picture.whole(), shorter, size, filter_name))
+
+
+def three_channels(pixels: np.ndarray) -> np.ndarray:
+    """[h w] or [h w 3] to [h w 3]."""
+    return np.broadcast_to(pixels[..., None], (*pixels.shape, 3)) if pixels.ndim == 2 else pixels
 
 
 def pad_crop(pixels: np.ndarray, rng: random.Random, pad: int) -> np.ndarray:

@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from evovit_jax.data import pipeline
+from evovit_jax.data.spec import DataSpec
 from evovit_jax.errors import UserError
 from evovit_jax.hardware import cpu
 from evovit_jax.parallel import sharding
@@ -71,22 +72,15 @@ def num_classes(config: ConfigDict) -> int:
     Raises:
       UserError: they are not known.
     """
-    kind, _, rest = config.data.partition(":")
-    if kind != "tfds" or rest.startswith("digits"):
+    spec = DataSpec.parse(config.data)
+    if spec.kind != "tfds" or spec.name.startswith("digits"):
         return pipeline.train_source(config).num_classes
-    import tensorflow_datasets as tfds
-
     from evovit_jax.data import tfds_source
 
-    name, _ = tfds_source.parse(rest)
-    folder = tfds_source.folder(config.data_dir)
-    try:
-        features = tfds.builder(name, data_dir=folder, try_gcs=False).info.features
-        return features["label"].num_classes
-    except Exception as error:  # whatever the data set's own code raises
-        raise UserError(
-            f"the classes of {config.data} are not known here: set model.num_classes"
-        ) from error
+    labels = tfds_source.labels(spec.name, config.data_dir)
+    if labels is None:
+        raise UserError(f"the classes of {config.data} are not known here: set model.num_classes")
+    return labels.num_classes
 
 
 def abstract_batch(run: Run) -> dict[str, jax.ShapeDtypeStruct]:

@@ -8,7 +8,13 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from evovit_jax.data import tfds_source
-from evovit_jax.data.source import Source, numbered_as, numbered_by, open_source
+from evovit_jax.data.source import (
+    Source,
+    known_class_names,
+    numbered_as,
+    numbered_by,
+    open_source,
+)
 from evovit_jax.errors import UserError
 
 
@@ -100,19 +106,6 @@ def test_a_data_set_that_tfds_cannot_prepare_says_why(tmp_path):
         open_source("tfds:imagenet2012", data_dir=str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("spec", "name", "split"),
-    [
-        ("digits", "digits", ""),
-        ("digits:train[:10%]", "digits", "train[:10%]"),
-        ("cifar10:3.0.2", "cifar10:3.0.2", ""),
-        ("imagenet_v2/topimages:3.*.*:test", "imagenet_v2/topimages:3.*.*", "test"),
-    ],
-)
-def test_parse(spec, name, split):
-    assert tfds_source.parse(spec) == (name, split)
-
-
 def test_folder_of_tfds(monkeypatch):
     monkeypatch.setenv("EVOVIT_DATA_DIR", "/elsewhere")
     assert tfds_source.folder("") == "/elsewhere"
@@ -168,6 +161,28 @@ def test_folders_named_as_a_models_classes(tmp_path):
     assert numbered_by(["x", "y"], source) is source
     with pytest.raises(UserError, match=r"2 class folders, the model 3 .* named cat: name the"):
         numbered_by(["ant", "bee", "dog"], source)
+
+
+def test_renumbered_classes_still_have_names(tmp_path):
+    """So that they can be numbered again, or refused."""
+    found = numbered_by(["ant", "bee", "cat"], folders(tmp_path / "some", "bee", "cat"))
+    assert found.has_names
+    again = numbered_by(["cat", "bee", "ant"], found)
+    assert [again[i]["label"] for i in range(2)] == [1, 0]
+    with pytest.raises(UserError, match=r"class folders that .* lacks: ant"):
+        numbered_as(folders(tmp_path / "other", "bee", "cat"), found)
+
+
+def test_class_names_at_hand(tmp_path):
+    folders(tmp_path / "data", "bee", "ant")
+    assert known_class_names(f"folder:{tmp_path / 'data'}") == ["ant", "bee"]
+    write(tmp_path / "table/x.jpg", jpeg())
+    write(tmp_path / "table/labels.csv", "file,label\nx.jpg,1\n")
+    assert known_class_names(f"folder:{tmp_path / 'table'}") == ["0", "1"]
+    assert known_class_names(f"folder:{tmp_path / 'nowhere'}") is None
+    assert known_class_names("tfds:cifar10", str(tmp_path)) is None
+    open_source("tfds:digits", data_dir=str(tmp_path))
+    assert known_class_names("tfds:digits", str(tmp_path)) == [str(i) for i in range(10)]
 
 
 def test_an_id_is_no_label(tmp_path):

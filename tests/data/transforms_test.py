@@ -174,3 +174,18 @@ def test_unknown_names():
         TrainTransform(small_config(crop="rrcc"))
     with pytest.raises(UserError, match="did you mean 'bicubic'"):
         TrainTransform(small_config(interpolation="cubic"))
+
+
+def test_the_nearest_pixel_is_an_interpolation():
+    config = get_config()
+    config.model.image_size = 8
+    config.eval_transform.resize, config.eval_transform.interpolation = 10, "nearest"
+    image = picture(31, 23)
+    pixels = EvalTransform(config)(decode.open_image(image))
+    want = image.resize((13, 10), Image.Resampling.NEAREST).crop((2, 1, 10, 9))
+    np.testing.assert_array_equal(pixels, np.asarray(want))
+    config.augment.crop, config.augment.interpolation = "rrc", "nearest"
+    config.augment.randaugment, config.augment.color_jitter = "", 0.0
+    trained = TrainTransform(config)(decode.open_image(image), random.Random(0))
+    seen = {tuple(p) for p in np.asarray(image).reshape(-1, 3).tolist()}
+    assert {tuple(p) for p in trained.reshape(-1, 3).tolist()} <= seen
