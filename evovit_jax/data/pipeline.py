@@ -5,8 +5,10 @@ iterator's state is one number, a resumed run sees what it would have seen, and 
 nor processes change a pixel.
 """
 
+import contextlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import grain
 import numpy as np
@@ -16,6 +18,7 @@ from ml_collections import ConfigDict
 from evovit_jax.data.batch_rows import EvalRows, TrainRows, empty_rows, open_train_rows
 from evovit_jax.data.sampler import Sampler, batch_layout, epoch_length, example_keys
 from evovit_jax.data.source import Source, numbered_as, open_source
+from evovit_jax.data.spec import DataSpec
 from evovit_jax.data.workers import Processes, Threads, Workers, cores
 from evovit_jax.errors import UserError
 
@@ -39,8 +42,9 @@ def make_train_iterator(
     Each is {"image": uint8 [b h w 3], "label": int32 [b], "index": int64 [b]}, rows
     [process_index * b, (process_index + 1) * b) of a global batch that does not depend on the
     number of processes. `get_state()` is {"next_index": number of batches taken}, the same on
-    every process; `set_state` continues there, whatever the number of processes was. `source` is
-    what `train_source(config)` returned, where it is open already.
+    every process; `set_state` continues there, whatever the number of processes was; `close()`
+    ends the threads and processes that make the batches. `source` is what `train_source(config)`
+    returned, where it is open already.
 
     Raises:
         UserError: the data cannot be opened, or has more classes than the model; from the
@@ -62,7 +66,7 @@ def make_train_iterator(
         global_batch=global_batch,
         places=batch_layout(global_batch, config.augment.repeats)[first : first + local_batch_size],
     )
-    return iter(grain.MapDataset.source(batches).to_iter_dataset(READ_AHEAD))
+    return _TrainIterator(_ahead(batches), team)
 
 
 def make_eval_batches(
@@ -99,13 +103,13 @@ def eval_source(config: ConfigDict, train: Source | None = None) -> Source:
     """
     spec = config.eval_data
     if not spec:
-        kind, _, rest = config.data.partition(":")
-        if kind != "tfds":
+        train_spec = DataSpec.parse(config.data)
+        if train_spec.kind != "tfds":
             raise UserError(f"eval_data is empty: name what to evaluate on beside {config.data}")
         from evovit_jax.data import tfds_source
 
-        split = tfds_source.default_eval_split(rest, config.data_dir)
-        spec = f"tfds:{tfds_source.parse(rest)[0]}:{split}"
+        split = tfds_source.default_eval_split(train_spec.name, config.data_dir)
+        spec = f"tfds:{train_spec.name}:{split}"
     source = open_source(spec, "test", config.data_dir)
     return _fits(numbered_as(train, source) if train else source, config)
 
@@ -128,6 +132,32 @@ def _threads(config: ConfigDict) -> int:
     return config.data_threads or cores()
 
 
+def _ahead(batches: "_TrainBatches | EvalBatches") -> grain.DatasetIterator:
+    """The batches in order, some made ahead."""
+    return iter(grain.MapDataset.source(batches).to_iter_dataset(READ_AHEAD))
+
+
+class _TrainIterator(grain.DatasetIterator):
+    """Batches made ahead, and the workers that make them."""
+
+    def __init__(self, batches: grain.DatasetIterator, workers: Workers):
+        super().__init__(batches)
+        self._batches, self._workers = batches, workers
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return next(self._batches)
+
+    def get_state(self) -> dict[str, Any]:
+        return self._batches.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._batches.set_state(state)
+
+    def close(self) -> None:
+        super().close()
+        self._workers.close()
+
+
 class _Unreadable:
     """Names and counts the images that cannot be read; too many end the run."""
 
@@ -137,13 +167,13 @@ class _Unreadable:
         self._seen: set[int] = set()
         self._lock = threading.Lock()
 
-    def add(self, found: list[tuple[int, str]]) -> None:
+    def add(self, skipped: list[tuple[int, str]]) -> None:
         """Takes (index, reason) of those that a worker met.
 
         Raises:
             UserError: there are more than the limit, in every thread that meets one.
         """
-        for index, reason in found:
+        for index, reason in skipped:
             name = self._source.describe(index)
             with self._lock:
                 known = index in self._seen
@@ -201,11 +231,11 @@ class _TrainBatches:
 
 
 class EvalBatches:
-    """Iterate it as often as needed; every pass is the whole set, in order.
+    """Iterate it as often as needed until it is closed; every pass is the whole set, in order.
 
     A batch is {"image": uint8 [b h w 3], "label": int32 [b], "mask": bool [b]}. The last batches
     are padded with zeros and a False mask, so that every process has equally many; an unreadable
-    image is masked too.
+    image is masked too. `close()`, or the end of a `with` block, ends the threads that make them.
     """
 
     def __init__(
@@ -228,7 +258,17 @@ class EvalBatches:
         return -(-self.num_examples // self._global_batch)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        return iter(grain.MapDataset.source(self).to_iter_dataset(READ_AHEAD))
+        with contextlib.closing(_ahead(self)) as batches:
+            yield from batches
+
+    def __enter__(self) -> "EvalBatches":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._workers.close()
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         first = step * self._global_batch + self._first

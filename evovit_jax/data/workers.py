@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,9 @@ _make: Maker | None = None  # of a worker process
 
 
 class Workers(abc.ABC):
-    """Fills batches, some rows at a time."""
+    """Fills batches, some rows at a time; open until `close`."""
+
+    _pool: Executor
 
     def fill(self, batch: Rows, *columns: np.ndarray) -> list[tuple[int, str]]:
         """Fills the first rows of a batch; returns (index, reason) of what could not be read.
@@ -39,7 +41,11 @@ class Workers(abc.ABC):
         parts = [slice(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
         chunks = [[column[part] for part in parts] for column in columns]
         filled = list(self._fill([batch.part(part) for part in parts], *chunks))
-        return [found for rows in filled for found in rows.unreadable]
+        return [skipped for rows in filled for skipped in rows.unreadable]
+
+    def close(self) -> None:
+        """Ends the threads or processes and waits for it; what is not begun is not made."""
+        self._pool.shutdown(cancel_futures=True)
 
     @abc.abstractmethod
     def _fill(self, parts: list[Rows], *chunks: list[np.ndarray]) -> Iterator[Rows]:

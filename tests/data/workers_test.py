@@ -15,11 +15,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
 import time
 import numpy as np
-from evovit_jax.data import rows, workers
+from evovit_jax.data import batch_rows, workers
 from tests.data.workers_test import open_numbered
 
 if __name__ == "__main__":
-    batch = rows.empty_rows(2, 2)
+    batch = batch_rows.empty_rows(2, 2)
     workers.Processes(open_numbered, count=1).fill(batch, np.arange(2))
     print(batch.label[0], flush=True)
     time.sleep(60)
