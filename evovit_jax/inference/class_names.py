@@ -2,10 +2,12 @@
 
 import pathlib
 from importlib import resources
+from typing import Any
 
-from evovit_jax.data.source import open_source
+from evovit_jax.data.source import known_class_names
 from evovit_jax.errors import UserError
 from evovit_jax.weights.files import find_folder
+from evovit_jax.workdir.class_names import read
 from evovit_jax.workdir.config_file import read_run
 
 IMAGENET = "imagenet_classes.txt"
@@ -34,13 +36,19 @@ def class_names(count: int, *, file: str | None = None, weights: str | None = No
         if len(names) != count:
             raise UserError(f"class names {file}: {len(names)} lines for {count} classes")
         return names
-    run = read_run(find_folder(weights)) if weights else None
+    folder = find_folder(weights) if weights else None
+    run = read_run(folder)
     if run:
-        try:
-            names = list(open_source(run["data"], "train", run.get("data_dir", "")).class_names)
-        except UserError:  # the data is elsewhere; the classes have no names then
-            return numbers
+        names = read(folder) or _names_at_hand(run)
         return names + numbers[len(names) :] if len(names) <= count else numbers
     if count == 1000:
         return (resources.files("evovit_jax") / IMAGENET).read_text().splitlines()
     return numbers
+
+
+def _names_at_hand(run: dict[str, Any]) -> list[str]:
+    """The names of a run that kept none, from its data; none where that is elsewhere."""
+    try:
+        return list(known_class_names(run["data"], run.get("data_dir", "")) or ())
+    except UserError:
+        return []

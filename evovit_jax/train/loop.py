@@ -19,6 +19,7 @@ from evovit_jax.train import nan_guard, reduction_schedule
 from evovit_jax.train.profiler import Profiler
 from evovit_jax.train.program import Run
 from evovit_jax.train.utilisation import Cost, InputWait, Pace, progress
+from evovit_jax.workdir import class_names
 from evovit_jax.workdir.checkpoints import Checkpointer
 from evovit_jax.workdir.config_file import kept, locate
 from evovit_jax.workdir.metrics import MetricWriter
@@ -55,6 +56,7 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Result:
             checkpoints = stack.enter_context(contextlib.closing(_checkpoints(run, workdir)))
             loop = Loop(run, workdir, checkpoints, preemption)
             stack.callback(loop.writer.close)
+            class_names.write(workdir, run.train_source.class_names)
         return loop.go()
 
 

@@ -1,11 +1,13 @@
 """What classes are called."""
 
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 from tiny import tiny_config
 
 from evovit_jax.errors import UserError
 from evovit_jax.inference.class_names import class_names
+from evovit_jax.workdir import class_names as kept_names
 from evovit_jax.workdir import config_file
 
 
@@ -38,3 +40,19 @@ def test_a_run_with_more_classes_than_its_data_has_the_names_that_there_are(tmp_
     weights = str(tmp_path / "run")
     assert class_names(4, weights=weights) == ["ant", "bee", "class 2", "class 3"]
     assert class_names(1, weights=weights) == ["class 0"]
+
+
+def test_nothing_is_downloaded_for_names(tmp_path, monkeypatch):
+    """A run whose data is not on this machine: its own names, or numbers for an older run."""
+    asked = []
+    monkeypatch.setattr(
+        tfds.core.DatasetBuilder, "download_and_prepare", lambda *_, **__: asked.append("download")
+    )
+    config = tiny_config(data="tfds:cifar10", data_dir=str(tmp_path / "nowhere"))
+    with config_file.kept(tmp_path / "run", config):
+        pass
+    weights = str(tmp_path / "run")
+    assert class_names(10, weights=weights) == [f"class {i}" for i in range(10)]
+    kept_names.write(tmp_path / "run", [f"kind {i}" for i in range(10)])
+    assert class_names(10, weights=weights) == [f"kind {i}" for i in range(10)]
+    assert asked == []

@@ -8,6 +8,7 @@ from tiny import tiny_config
 
 from evovit_jax import create_model, load_weights, weights
 from evovit_jax.errors import UserError
+from evovit_jax.inference.class_names import class_names
 from evovit_jax.inference.ready_model import prepare
 from evovit_jax.train import loop
 from evovit_jax.train.program import Run
@@ -63,6 +64,13 @@ def test_a_start_that_is_refused_leaves_the_run_as_it_was(tmp_path):
 def test_an_average_of_little_else_than_the_start_is_said(tmp_path, capsys):
     loop.train_and_evaluate(tiny_config(ema__decay=0.999, ema__warmup=False), tmp_path)
     assert "will still hold 100% of the first values" in capsys.readouterr().out
+
+
+def test_a_run_keeps_its_class_names(tmp_path, monkeypatch):
+    loop.train_and_evaluate(tiny_config(), tmp_path)
+    monkeypatch.setenv("EVOVIT_DATA_DIR", str(tmp_path / "nowhere"))
+    assert class_names(10, weights=str(tmp_path)) == [str(digit) for digit in range(10)]
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_teacher_of_other_classes_is_refused(tmp_path):
