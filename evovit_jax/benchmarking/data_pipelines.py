@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from evovit_jax import tables
 from evovit_jax.benchmarking import child_process
 from evovit_jax.data import workers
 from evovit_jax.data.source import Source, open_source
@@ -28,6 +29,16 @@ PEERS = {
 MODULES = {"tf": ("tensorflow",), "torch": ("torch", "timm")}
 # crop: decode, random resized crop, flip; full: RandAugment (and erasing, normalisation) as well.
 OWN = ("evovit_jax", ("crop", "full"))
+COLUMNS = {
+    "framework": ("framework", "{}"),
+    "recipe": ("recipe", "{}"),
+    "images_per_second": ("images/s", "{:.0f}"),
+    "images_per_second_per_core": ("a core", "{:.0f}"),
+    "images_per_cpu_second": ("a CPU second", "{:.0f}"),
+    "spread": ("spread", "{:.0%}"),
+    "ratio": ("evovit_jax over it", "{:.2f}"),
+    "cpu_ratio": ("by CPU time", "{:.2f}"),
+}
 # Seconds in which a pipeline that was measured may fill its buffers again before the next one is.
 SETTLE = 1.5
 # Of a TFDS data set so many images are written out as files, which every pipeline can read.
@@ -94,24 +105,20 @@ def run(
     return [_row(which, rates, common) for which in rates]
 
 
+def report(data: str, **settings: Any) -> tuple[dict[str, Any], str]:
+    """What `run` measures in the form of a benchmark's report, and its table."""
+    measured = run(data, **settings)
+    return {"device": "cpu", "matmul_peak_gflops": None, "rows": measured}, format_table(measured)
+
+
 # (framework, recipe) -> (images a second, images a CPU second) of each round.
 Rates = dict[tuple[str, str], list[tuple[float, float]]]
 
 
 def format_table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
-    lines = [
-        "| framework | recipe | images/s | a core | a CPU second | spread "
-        "| evovit_jax over it | by CPU time |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row['framework']} | {row['recipe']} | {row['images_per_second']:.0f} "
-            f"| {row['images_per_second_per_core']:.0f} | {row['images_per_cpu_second']:.0f} "
-            f"| {row['spread']:.0%} | {row['ratio']:.2f} | {row['cpu_ratio']:.2f} |"
-        )
-    return "\n".join(lines)
+    cells = [[form.format(row[key]) for key, (_, form) in COLUMNS.items()] for row in rows]
+    return tables.markdown([title for title, _ in COLUMNS.values()], cells)
 
 
 def _row(which: tuple[str, str], rates: Rates, common: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any
 
+from evovit_jax import tables
 from evovit_jax.inference import output_folder
 
 COLUMNS = {
@@ -23,51 +24,44 @@ COLUMNS = {
 }
 
 
-def table(found: dict[str, Any]) -> str:
+def table(report: dict[str, Any]) -> str:
     """The rows as a Markdown table, under a line on the device."""
-    first = found["rows"][0]
-    peak = found["matmul_peak_gflops"]
+    first = report["rows"][0]
+    peak = report["matmul_peak_gflops"]
     known = "" if peak is None else f", matmul peak {peak:.0f} GFLOPS"
-    lines = [
-        f"{found['device']}, {first['dtype']}, {first['mode']}{known}",
-        "",
-        "| " + " | ".join(COLUMNS.values()) + " |",
-        "|" + "---|" * len(COLUMNS),
-    ]
-    for row in found["rows"]:
-        cells = ("-" if row[key] is None else str(row[key]) for key in COLUMNS)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    rows = (["-" if row[key] is None else row[key] for key in COLUMNS] for row in report["rows"])
+    title = f"{report['device']}, {first['dtype']}, {first['mode']}{known}"
+    return f"{title}\n\n{tables.markdown(COLUMNS.values(), rows)}"
 
 
-def write(found: dict[str, Any], markdown: str, folder: pathlib.Path) -> None:
+def write(report: dict[str, Any], markdown: str, folder: pathlib.Path) -> None:
     """`benchmark.json`, `benchmark.md` and, of models, `benchmark.png` in `folder`.
 
     Raises:
       UserError: the folder cannot be written.
     """
     with output_folder.refusing(folder):
-        (folder / "benchmark.json").write_text(json.dumps(found, indent=1) + "\n")
+        (folder / "benchmark.json").write_text(json.dumps(report, indent=1) + "\n")
         (folder / "benchmark.md").write_text(markdown + "\n")
-        if found["rows"] and "gmacs" in found["rows"][0]:
-            plot(found, folder / "benchmark.png")
+        if report["rows"] and "gmacs" in report["rows"][0]:
+            plot(report, folder / "benchmark.png")
 
 
-def plot(found: dict[str, Any], path: pathlib.Path) -> None:
+def plot(report: dict[str, Any], path: pathlib.Path) -> None:
     """Throughput against batch size, and speedup against the first model's GMACs over a row's."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     series = collections.defaultdict(list)
-    for row in found["rows"]:
+    for row in report["rows"]:
         series[row["framework"], row["model"], row["reduction"]].append(row)
     for names, rows in series.items():
         label = " ".join(names).removesuffix(" none").removeprefix("evovit_jax ")
         rows = sorted(rows, key=lambda row: row["batch_size"])
         sizes = [row["batch_size"] for row in rows]
         left.plot(sizes, [row["images_per_second"] for row in rows], marker="o", label=label)
-        first = found["rows"][0]["gmacs"]
+        first = report["rows"][0]["gmacs"]
         right.scatter(
             [first / row["gmacs"] for row in rows], [row["speedup"] for row in rows], label=label
         )

@@ -10,6 +10,7 @@ import pathlib
 
 from flax import nnx
 
+from evovit_jax import tables
 from evovit_jax.errors import UserError, run_command
 from evovit_jax.flops import gmacs
 from evovit_jax.models import abstract_model, list_models, model_entry
@@ -46,13 +47,7 @@ def table(pattern: str = "*") -> str:
     names = list_models(pattern)
     if not names:
         raise UserError(f"no model matches {pattern!r}")
-    rows = [HEADER, ("---", "---:", "---:", "---:", "---:", "---"), *map(row, names)]
-    return "\n".join(map(line, rows))
-
-
-def line(cells: tuple[str, ...]) -> str:
-    """A line of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
+    return tables.markdown(HEADER, map(row, names), ("---", *["---:"] * 4, "---"))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,18 +64,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("pattern", nargs="?", default="*", help="of names, such as 'evo_*'")
     parser.add_argument("--write", metavar="FILE", help="put the table between the marks of a file")
     flags = parser.parse_args(arguments)
-    found = table(flags.pattern)
+    text = table(flags.pattern)
     if flags.write is None:
-        print(found)
+        print(text)
         return 0
     path = pathlib.Path(flags.write)
-    text = path.read_text() if path.is_file() else ""
-    before, begin, rest = text.partition(BEGIN)
+    before, begin, rest = (path.read_text() if path.is_file() else "").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise UserError(f"{path} has no lines {BEGIN} and {END}")
     try:
-        path.write_text(f"{before}{BEGIN}\n{found}\n{END}{after}")
+        path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
     except OSError as error:
         raise UserError(f"cannot write --write={path}: {error.strerror or error}") from None
     print(f"wrote {path}")
