@@ -12,11 +12,10 @@ the median over the rounds.
 import argparse
 import json
 from collections.abc import Sequence
-from typing import Any
 
-from evovit_jax.benchmarking import own_models, rows
+from evovit_jax.benchmarking import data_pipelines, flag_checks, own_models, rows
 from evovit_jax.benchmarking import report as benchmark_report
-from evovit_jax.errors import UserError, run_command
+from evovit_jax.errors import run_command
 from evovit_jax.hardware import cpu
 from evovit_jax.inference import output_folder
 
@@ -46,32 +45,6 @@ def parse_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def check(flags: argparse.Namespace) -> tuple[list[int], list[str]]:
-    """(batch sizes, peers) of the flags.
-
-    Raises:
-      UserError: for a value that cannot be used, before anything is compiled.
-    """
-    try:
-        batch_sizes = [int(part) for part in flags.batch_sizes.split(",")]
-    except ValueError:
-        batch_sizes = []
-    if not batch_sizes or min(batch_sizes) < 1:
-        raise UserError(
-            f"--batch_sizes must be whole numbers of at least 1, got {flags.batch_sizes!r}"
-        )
-    if flags.rounds < 1 or flags.seconds <= 0 or (flags.chunk or 0) < 0:
-        raise UserError("--rounds must be at least 1, --seconds positive, --chunk not negative")
-    chosen = [part for part in flags.peers.split(",") if part]
-    known = ["tf", "torch"] if flags.mode == "data" else ["timm"]
-    for peer in chosen:
-        if peer not in known:
-            raise UserError(f"--peers={peer} is unknown here; --mode={flags.mode} has {known}")
-    if flags.mode == "data" and not flags.data:
-        raise UserError("--mode=data needs --data, for example --data=folder:DIR")
-    return batch_sizes, chosen
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command.
 
@@ -79,13 +52,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
       UserError: bad flags, models or data, or an output that cannot be written.
     """
     flags = parse_flags(arguments)
-    batch_sizes, chosen = check(flags)
+    batch_sizes, chosen = flag_checks.check(flags)
     folder = output_folder.open_folder(flags.output) if flags.output else None
     if flags.mode == "data":
-        found, table = _data(flags, batch_sizes, chosen)
+        report, table = data_pipelines.report(
+            flags.data,
+            peers=chosen,
+            batch_size=batch_sizes[-1],
+            image_size=flags.image_size or 224,
+            rounds=flags.rounds,
+            seconds=flags.seconds,
+            data_dir=flags.data_dir,
+        )
     else:
         cpu.keep_memory()  # as the training's command does
-        found = rows.run(
+        report = rows.run(
             own_models.parse_models(flags.models),
             batch_sizes=batch_sizes,
             mode=flags.mode,
@@ -97,32 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rounds=flags.rounds,
             seconds=flags.seconds,
         )
-        table = benchmark_report.table(found)
+        table = benchmark_report.table(report)
     print(table)
     if folder:
-        benchmark_report.write(found, table, folder)
+        benchmark_report.write(report, table, folder)
         print(f"written to {folder}")
     if flags.json:
-        print(json.dumps(found), flush=True)
-
-
-def _data(
-    flags: argparse.Namespace, batch_sizes: Sequence[int], chosen: Sequence[str]
-) -> tuple[dict[str, Any], str]:
-    """The data pipeline's report and its table, at the last of `batch_sizes`."""
-    from evovit_jax.benchmarking import data_pipelines
-
-    measured = data_pipelines.run(
-        flags.data,
-        peers=chosen,
-        batch_size=batch_sizes[-1],
-        image_size=flags.image_size or 224,
-        rounds=flags.rounds,
-        seconds=flags.seconds,
-        data_dir=flags.data_dir,
-    )
-    found = {"device": "cpu", "matmul_peak_gflops": None, "rows": measured}
-    return found, data_pipelines.format_table(measured)
+        print(json.dumps(report), flush=True)
 
 
 if __name__ == "__main__":

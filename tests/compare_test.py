@@ -93,7 +93,7 @@ def test_bad_reductions_are_named(scene, reductions, message):
     ],
 )
 def test_bad_flags_end_before_weights_are_read(scene, monkeypatch, other, message):
-    monkeypatch.setattr(compare, "prepare_all", None)
+    monkeypatch.setattr(compare.model_flags, "prepare_each", None)
     with pytest.raises(UserError, match=message):
         compare.main(flags(scene, "none", other.format(scene=scene)))
 

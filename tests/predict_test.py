@@ -9,6 +9,7 @@ from tiny import run_model
 
 from evovit_jax import predict
 from evovit_jax.errors import UserError
+from evovit_jax.inference import prediction
 from evovit_jax.inference.ready_model import prepare
 
 SMALL = {"image_size": 32, "patch_size": 16, "embed_dim": 12, "depth": 1, "num_heads": 3}
@@ -28,11 +29,13 @@ def images(tmp_path):
 
 def test_the_five_most_probable_classes_in_order(images):
     prepared = prepare("deit_tiny_patch16_224", num_classes=7, **SMALL)
-    found = predict.predict(prepared, images, [f"name {i}" for i in range(7)])
+    found = prediction.predict(prepared, images, [f"name {i}" for i in range(7)])
     assert [item["image"] for item in found] == images
     for item, file in zip(found, images, strict=True):
-        pixels = predict.read(prepared, file)[None]
-        logits = np.asarray(run_model(prepared.model, prepared.normalise(pixels))[0][0])
+        pixels = prediction.read(prepared, file)[None]
+        t = prepared.transform
+        images = (pixels.astype(np.float32) / 255 - np.float32(t.mean)) / np.float32(t.std)
+        logits = np.asarray(run_model(prepared.model, images)[0][0])
         order = np.argsort(-logits)[:5]
         assert [one["index"] for one in item["classes"]] == order.tolist()
         assert [one["name"] for one in item["classes"]] == [f"name {i}" for i in order]
@@ -55,8 +58,8 @@ def test_the_command_ends_with_json(images, capsys, monkeypatch):
 def test_an_image_may_be_under_the_home_directory(images, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     prepared = prepare("deit_tiny_patch16_224", num_classes=7, **SMALL)
-    expected = predict.read(prepared, images[0])
-    np.testing.assert_array_equal(predict.read(prepared, "~/0.png"), expected)
+    expected = prediction.read(prepared, images[0])
+    np.testing.assert_array_equal(prediction.read(prepared, "~/0.png"), expected)
 
 
 def test_what_is_no_image_is_named(tmp_path):
@@ -64,6 +67,6 @@ def test_what_is_no_image_is_named(tmp_path):
     file.write_bytes(b"no image")
     prepared = prepare("deit_tiny_patch16_224", num_classes=7, **SMALL)
     with pytest.raises(UserError, match=r"cannot read image .*a\.jpg"):
-        predict.read(prepared, str(file))
+        prediction.read(prepared, str(file))
     with pytest.raises(UserError, match=r"cannot read image .*none\.jpg"):
-        predict.read(prepared, str(tmp_path / "none.jpg"))
+        prediction.read(prepared, str(tmp_path / "none.jpg"))

@@ -9,6 +9,8 @@ from PIL import Image
 from evovit_jax import visualize
 from evovit_jax.data.decode import open_image
 from evovit_jax.errors import UserError
+from evovit_jax.inference import token_pictures, visualization
+from evovit_jax.inference.ready_model import prepare
 from evovit_jax.reduction import list_reductions
 
 MODEL = ["--model=deit_tiny_patch16_224", "--image_size=64", "--num_classes=5"]
@@ -35,12 +37,9 @@ def test_writes_one_picture_an_image(photo, tmp_path, capsys):
 @pytest.mark.parametrize("name", [n for n in list_reductions() if n != "none"])
 def test_every_reducer_has_a_picture(name, photo):
     """Panels that differ from the untouched grid, whatever the method does to the tokens."""
-    from evovit_jax.inference import token_pictures
-    from evovit_jax.inference.ready_model import prepare
-
     prepared = prepare("deit_tiny_patch16_224", reduction=name, image_size=64, depth=4)
     crop = prepared.crop(open_image(photo.read_bytes()))
-    _, maps = visualize.token_maps(prepared, crop[None])
+    _, maps = visualization.token_maps(prepared, crop[None])
     shown = token_pictures.panels([m[0] for m in maps], prefix=1, grid=(4, 4))
     assert len(maps) == 4
     assert not shown[-1].kept.all()
@@ -89,3 +88,11 @@ def test_a_folder_that_cannot_be_made_is_named(photo, tmp_path):
 def test_a_model_must_be_named(photo, tmp_path):
     with pytest.raises(UserError, match="say which model"):
         visualize.main([str(photo), f"--output={tmp_path}"])
+
+
+def test_a_model_without_tokens_is_named(photo, tmp_path, monkeypatch):
+    small = {"widths": (112,), "depth": (1,), "stem_width": 8, "num_classes": 5}
+    model = prepare("regnety_160", image_size=32, **small)
+    monkeypatch.setattr(visualize.model_flags, "prepare_from", lambda flags: model)
+    with pytest.raises(UserError, match=r"regnety_160 has no tokens to show"):
+        visualize.main(["--model=regnety_160", str(photo), f"--output={tmp_path}/out"])

@@ -1,15 +1,17 @@
 """A model as a compiled function of images, large batches in chunks that fit the caches."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
+from evovit_jax.data import on_device
 from evovit_jax.models.batch_norm import fuse
+from evovit_jax.models.variables import Skeleton, Variables
 
 # Pixels at once on a CPU, whose caches hold the activations of so many: 8 images of 224 px, 2 of
 # 384 px (docs/performance.md).
@@ -36,12 +38,12 @@ def chunked(function: Callable[[Array], Any], chunk: int | None) -> Callable[[Ar
             return function(images)
         whole = n - n % chunk
         parts = images[:whole].reshape(-1, chunk, *images.shape[1:])
-        found = jax.lax.map(function, parts)
-        found = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), found)
+        results = jax.lax.map(function, parts)
+        results = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), results)
         if whole == n:
-            return found
+            return results
         rest = function(images[whole:])
-        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), found, rest)
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), results, rest)
 
     return run
 
@@ -50,14 +52,55 @@ def program(
     model: nnx.Module, *, chunk: int | None = None, reduction: dict | None = None
 ) -> tuple[Callable[[Any, Array], Array], Any]:
     """`logits(state, images)` to be jitted, and the state, batch norms folded into their layers."""
-    graphdef, state = nnx.split(fuse(model))
+    graphdef, fold = folded(model)
+    look = forward(graphdef, chunk=chunk, reduction=reduction)
+    return lambda state, images: look(state, images)[0], fold(*Skeleton.variables(model))
 
-    def logits(state: Any, images: Array) -> Array:
-        return chunked(lambda x: nnx.merge(graphdef, state)(x, reduction=reduction)[0], chunk)(
-            images
-        )
 
-    return logits, state
+def folded(model: nnx.Module) -> tuple[nnx.GraphDef, Callable[[Variables, Variables], Any]]:
+    """A network for inference: its batch norms are folded into the layers beside them.
+
+    Args:
+      model: its values are not read.
+
+    Returns:
+      The network's graph, and a compiled function from parameters and statistics to its state.
+    """
+    skeleton = Skeleton(model)
+    graphdef = nnx.split(nnx.eval_shape(fuse, model))[0]
+
+    @jax.jit
+    def fold(params: Variables, stats: Variables) -> Any:
+        return nnx.split(fuse(skeleton.build(params, stats)))[1]
+
+    return graphdef, fold
+
+
+def forward(
+    graphdef: nnx.GraphDef, *, chunk: int | None = None, reduction: dict | None = None
+) -> Callable[[Any, Array], tuple[Array, tuple[Array, ...]]]:
+    """`forward(state, images) -> (logits, token maps)`, to be jitted, which prunes unread maps."""
+
+    def run(state: Any, images: Array) -> tuple[Array, tuple[Array, ...]]:
+        def part(images: Array) -> tuple[Array, tuple[Array, ...]]:
+            logits, out = nnx.merge(graphdef, state)(images, reduction=reduction)
+            return logits, out.token_maps
+
+        return chunked(part, chunk)(images)
+
+    return run
+
+
+def of_pixels(
+    model: nnx.Module, mean: Sequence[float], std: Sequence[float]
+) -> tuple[
+    Callable[[Any, UInt8[Array, "b h w c"]], tuple[Array, tuple[Array, ...]]],
+    Callable[[Variables, Variables], Any],
+]:
+    """As `forward`, of uint8 pixels, and `fold` of `folded`: the way to logits of every command."""
+    graphdef, fold = folded(model)
+    look = forward(graphdef, chunk=default_chunk(model.config.image_size))
+    return lambda state, pixels: look(state, on_device.normalize(pixels, mean, std)), fold
 
 
 def jit_inference(

@@ -2,6 +2,9 @@
 
 import argparse
 
+from tqdm import tqdm
+
+from evovit_jax.errors import UserError
 from evovit_jax.inference.ready_model import ReadyModel, prepare
 
 
@@ -40,3 +43,24 @@ def prepare_from(flags: argparse.Namespace) -> ReadyModel:
     for note in prepared.notes:
         print(f"{flags.weights}: {note}" if flags.weights else note, flush=True)
     return prepared
+
+
+def prepare_each(flags: argparse.Namespace, reductions: str) -> list[ReadyModel]:
+    """The model that the flags ask for with each of several reductions, "SPEC;SPEC".
+
+    Raises:
+      UserError: a bad or repeated reduction, or weights that do not fit.
+    """
+    if flags.reduction is not None:
+        raise UserError('--reduction is for one; name them all in --reductions="SPEC;SPEC"')
+    specs = [spec.strip() for spec in reductions.split(";") if spec.strip()]
+    if not specs or len(set(specs)) < len(specs):
+        raise UserError(f"--reductions must name each reduction once, got {reductions!r}")
+    models = []
+    for spec in tqdm(specs, desc="load", unit="reduction", disable=None):
+        try:
+            one = argparse.Namespace(**vars(flags) | {"reduction": spec})
+            models.append(prepare_from(one))
+        except UserError as error:
+            raise UserError(f"reduction {spec}: {error}") from None
+    return models

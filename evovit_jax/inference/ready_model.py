@@ -6,17 +6,21 @@ directory of a training run, which knows its own model.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, UInt8
 
 from evovit_jax.data import transforms
 from evovit_jax.data.decode import Picture
 from evovit_jax.errors import UserError
+from evovit_jax.inference import compiled
 from evovit_jax.models import EvalTransform, create_model, model_entry
+from evovit_jax.models.variables import Skeleton
 from evovit_jax.reduction import describe, parse
 from evovit_jax.weights import load_weights
 from evovit_jax.weights.files import find_folder
@@ -52,16 +56,19 @@ class ReadyModel:
           UnreadableImage: it cannot be decoded.
         """
         t = self.transform
-        pixels = transforms.resize_center_crop(
-            picture.whole(), t.resize, t.image_size, t.interpolation
-        )
-        grey = pixels.ndim == 2
-        return np.broadcast_to(pixels[..., None], (*pixels.shape, 3)) if grey else pixels
+        return transforms.evaluation_pixels(picture, t.resize, t.image_size, t.interpolation)
 
-    def normalise(self, images: UInt8[np.ndarray, "b s s 3"]) -> Float[Array, "b s s 3"]:
-        """What the model takes, float32."""
-        mean, std = np.float32(self.transform.mean), np.float32(self.transform.std)
-        return jnp.asarray((images.astype(np.float32) / 255 - mean) / std)
+    @functools.cached_property
+    def program(self) -> tuple[Callable[[Any, Array], tuple[Array, tuple[Array, ...]]], Any]:
+        """`compiled.of_pixels` of this model, not jitted yet, and the state that it takes."""
+        look, fold = compiled.of_pixels(self.model, self.transform.mean, self.transform.std)
+        return look, fold(*Skeleton.variables(self.model))
+
+    @functools.cached_property
+    def look(self) -> Callable[[UInt8[np.ndarray, "b s s 3"]], tuple[Array, tuple[Array, ...]]]:
+        """Pixels to float32 logits `[b, k]` and token maps, compiled once a size of batch."""
+        look, state = self.program
+        return functools.partial(jax.jit(look), state)
 
 
 def prepare(

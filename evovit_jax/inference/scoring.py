@@ -1,6 +1,8 @@
 """Top-1, top-5 and loss over padded batches: padding never changes a metric."""
 
-from collections.abc import Callable, Iterable
+import collections
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +15,13 @@ from evovit_jax.data.on_device import Batch
 from evovit_jax.errors import UserError
 from evovit_jax.parallel import sharding
 
+# Batches that wait for the devices.
+AHEAD = 2
 
-def new_sums() -> dict[str, Array]:
+
+def new_sums() -> dict[str, np.ndarray]:
     """What an evaluation adds up, over no example yet."""
-    return {name: jnp.zeros((), jnp.float32) for name in ("top1", "top5", "loss", "examples")}
+    return dict.fromkeys(("top1", "top5", "loss", "examples"), np.zeros((), np.float32))
 
 
 def score(logits: Float[Array, "b k"], batch: Batch) -> dict[str, Float[Array, ""]]:
@@ -37,29 +42,58 @@ def score(logits: Float[Array, "b k"], batch: Batch) -> dict[str, Float[Array, "
     }
 
 
+def make_step(logits_of: Callable[[Any, Array], Array], mesh: Mesh) -> Callable[..., dict]:
+    """`step(state, sums, batch) -> sums`, jitted: adds a batch's hits and losses.
+
+    Args:
+      logits_of: of a state and uint8 pixels.
+      mesh: of the devices that share a batch. The state may be sharded over them.
+    """
+
+    def add(state: Any, sums: dict[str, Array], batch: Batch) -> dict[str, Array]:
+        values = score(logits_of(state, batch["image"]), batch)
+        return {name: sums[name] + value for name, value in values.items()}
+
+    return jax.jit(add, out_shardings=sharding.replicated(mesh))
+
+
 def evaluate(
-    step: Callable[[dict, dict[str, jax.Array]], dict],
+    step: Callable[[dict, Batch], dict], batches: Iterable[dict[str, np.ndarray]], mesh: Mesh
+) -> dict[str, float]:
+    """As `evaluate_all`, of one step."""
+    return evaluate_all({"": step}, batches, mesh)[0][""]
+
+
+def evaluate_all(
+    steps: Mapping[str, Callable[[dict, Batch], dict]],
     batches: Iterable[dict[str, np.ndarray]],
     mesh: Mesh,
-) -> dict[str, float]:
-    """Runs `step(sums, batch) -> sums` over an evaluation set.
+) -> tuple[dict[str, dict[str, float]], Batch]:
+    """Runs each `step(sums, batch) -> sums` over an evaluation set, which is read once.
 
-    The host waits once, at the end.
+    The host waits where the devices are more than `AHEAD` batches behind: a whole set would not fit
+    their memory.
 
     Returns:
-      `top1` and `top5` in percent, the mean `loss`, and the number of `examples`.
+      For each step `top1` and `top5` in percent, the mean `loss` and the number of `examples`; and
+      the last batch, on the devices.
 
     Raises:
       UserError: the set is empty.
     """
-    sums = jax.device_put(new_sums(), sharding.replicated(mesh))
-    for batch in batches:
-        sums = step(sums, sharding.put_batch(mesh, batch))
-    return means(sums)
+    sums = dict.fromkeys(steps, jax.device_put(new_sums(), sharding.replicated(mesh)))
+    pending, batch = collections.deque(), {}
+    for on_host in batches:
+        batch = sharding.put_batch(mesh, on_host)
+        sums = {name: step(sums[name], batch) for name, step in steps.items()}
+        pending.append(sums)
+        if len(pending) > AHEAD:
+            jax.block_until_ready(pending.popleft())
+    return {name: means(total) for name, total in sums.items()}, batch
 
 
 def means(sums: dict[str, Array]) -> dict[str, float]:
-    """What `evaluate` returns, from the sums over a set; waits for them.
+    """Percentages and the mean loss, from the sums over a set; waits for them.
 
     Raises:
       UserError: the set is empty.

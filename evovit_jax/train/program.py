@@ -17,7 +17,7 @@ from evovit_jax.data.on_device import Batch
 from evovit_jax.data.source import Source
 from evovit_jax.errors import UserError
 from evovit_jax.hardware import cpu
-from evovit_jax.inference import scoring
+from evovit_jax.inference import compiled, scoring
 from evovit_jax.models.variables import Skeleton
 from evovit_jax.parallel import sharding
 from evovit_jax.train import (
@@ -30,7 +30,7 @@ from evovit_jax.train import (
     reduction_schedule,
 )
 from evovit_jax.train.state import TrainState, new_state
-from evovit_jax.train.step import MEASURED, TrainStep, make_eval_step, new_meter
+from evovit_jax.train.step import MEASURED, TrainStep, new_meter
 
 
 class Run:
@@ -215,21 +215,18 @@ class Run:
         )
 
     @functools.cached_property
-    def _eval_step(self) -> Callable:
-        copied, split = sharding.replicated(self.mesh), sharding.batch_sharding(self.mesh)
-        placed = self.shardings.evaluated()
-        return jax.jit(
-            make_eval_step(self.config, self.skeleton),
-            in_shardings=(*placed, copied, split),
-            out_shardings=copied,
-            donate_argnums=2,
-        )
+    def _eval_step(self) -> tuple[Callable, Callable]:
+        """`step(state, sums, batch) -> sums`, as `evaluate` has it, and what makes its state."""
+        model = self.skeleton.build(self.like.params, self.like.stats)
+        look, fold = compiled.of_pixels(model, self.config.mean, self.config.std)
+        return scoring.make_step(lambda state, pixels: look(state, pixels)[0], self.mesh), fold
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """`val_top1` and `val_top5` in percent and `val_loss`, of the averages where there are."""
-        step = functools.partial(self._eval_step, *state.evaluated())
-        found = scoring.evaluate(step, self.eval_batches, self.mesh)
-        return {f"val_{name}": found[name] for name in ("top1", "top5", "loss")}
+        step, fold = self._eval_step
+        step = functools.partial(step, fold(*state.evaluated()))
+        values = scoring.evaluate(step, self.eval_batches, self.mesh)
+        return {f"val_{name}": values[name] for name in ("top1", "top5", "loss")}
 
     def train_iterator(self) -> Any:
         """This process's endless training batches."""

@@ -1,4 +1,4 @@
-"""The pure training and evaluation steps: state and batch in, state or sums out.
+"""The pure training step: state and batch in, state out.
 
 Everything random comes from (seed, step) and an example's place in the global batch, never from a
 device, so a run is the same on any mesh.
@@ -6,7 +6,7 @@ device, so a run is the same on any mesh.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,9 +15,7 @@ import optax
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from evovit_jax.data import on_device
 from evovit_jax.data.on_device import Batch
-from evovit_jax.inference.scoring import score
 from evovit_jax.models.variables import Skeleton, Variables
 from evovit_jax.train import ema, losses, nan_guard
 from evovit_jax.train.distillation import Teacher, TeacherValues
@@ -125,17 +123,3 @@ def new_meter(names: Sequence[str]) -> dict[str, Any]:
         "steps": jnp.zeros((), jnp.int32),
         "bad": jnp.full((), nan_guard.ALL_FINITE, jnp.int32),
     }
-
-
-def make_eval_step(config: ConfigDict, skeleton: Skeleton) -> Callable[..., dict[str, Array]]:
-    """`step(params, stats, sums, batch) -> sums`, adding a batch's hits and losses to `sums`.
-
-    Examples whose `mask` is False, which fill up the last batch, count nowhere.
-    """
-
-    def eval_step(params: Variables, stats: Variables, sums: dict, batch: Batch) -> dict:
-        images = on_device.normalize(batch["image"], config.mean, config.std)
-        logits, _ = skeleton.build(params, stats)(images)
-        return {name: sums[name] + value for name, value in score(logits, batch).items()}
-
-    return eval_step

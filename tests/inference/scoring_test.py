@@ -71,6 +71,43 @@ def test_padding_changes_nothing(mesh):
     assert whole["loss"] == pytest.approx(parts["loss"], rel=1e-6)
 
 
+def test_no_more_batches_wait_than_are_allowed(mesh, monkeypatch):
+    """In every evaluation: before a batch is read, all but the last two are computed."""
+    begun, waited = [], []
+    monkeypatch.setattr(scoring.jax, "block_until_ready", waited.append)
+
+    def batches():
+        for i in range(7):
+            assert len(begun) - len(waited) <= scoring.AHEAD
+            yield {"mask": np.full(8, i)}
+
+    def step(sums, batch):
+        begun.append(batch)
+        return {**sums, "examples": sums["examples"] + 1}
+
+    assert scoring.evaluate(step, batches(), mesh)["examples"] == len(begun) == 7
+
+
+def test_several_steps_see_each_batch_once(mesh):
+    read = []
+
+    def batches():
+        for i in range(3):
+            read.append(i)
+            yield {"mask": np.full(8, i, np.float32)}
+
+    def step(factor):
+        def add(sums, batch):
+            return {**sums, "examples": sums["examples"] + factor * batch["mask"][0]}
+
+        return add
+
+    results, last = scoring.evaluate_all({"one": step(1), "two": step(2)}, batches(), mesh)
+    assert (results["one"]["examples"], results["two"]["examples"]) == (3, 6)
+    assert read == [0, 1, 2]
+    assert float(last["mask"][0]) == 2
+
+
 def test_an_empty_set_is_refused(mesh):
     with pytest.raises(UserError, match="no examples"):
         scoring.evaluate(lambda sums, batch: sums, [], mesh)
