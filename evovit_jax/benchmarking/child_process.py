@@ -1,4 +1,7 @@
-"""A process of our own that answers on its standard output what it is asked on its input."""
+"""A process of our own that answers on its standard output what it is asked on its input.
+
+Tested in tests/benchmark_test.py.
+"""
 
 import contextlib
 import subprocess

@@ -4,6 +4,8 @@ Each runs in a process of its own (`python -m evovit_jax.benchmarking.pipeline_p
 that no library's threads or forks meet another's. It makes batches only while it is told to
 measure: a line with a number of seconds on its standard input, a line of JSON on its standard
 output.
+
+Tested in tests/benchmarking/data_pipelines_test.py.
 """
 
 import contextlib

@@ -1,4 +1,7 @@
-"""A benchmark's rows: models, beside other libraries' where asked for, timed in turns."""
+"""A benchmark's rows: models, beside other libraries' where asked for, timed in turns.
+
+Tested in tests/benchmark_test.py.
+"""
 
 import contextlib
 import statistics

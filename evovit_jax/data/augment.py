@@ -1,4 +1,7 @@
-"""What a config makes of one stored image: the transforms of training and of evaluation."""
+"""What a config makes of one stored image: the transforms of training and of evaluation.
+
+Tested in tests/data/transforms_test.py.
+"""
 
 import random
 

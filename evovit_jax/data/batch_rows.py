@@ -1,4 +1,7 @@
-"""Rows of batches, made from their indices alone: in this process or in another."""
+"""Rows of batches, made from their indices alone: in this process or in another.
+
+Tested in tests/data/pipeline_test.py.
+"""
 
 import dataclasses
 import random

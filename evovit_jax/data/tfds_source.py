@@ -1,4 +1,7 @@
-"""A split of a TFDS data set, read at random from array_record files, without TensorFlow."""
+"""A split of a TFDS data set, read at random from array_record files, without TensorFlow.
+
+Tested in tests/data/source_test.py.
+"""
 
 import os
 from typing import Any

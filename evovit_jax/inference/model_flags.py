@@ -1,4 +1,7 @@
-"""The flags that every command which looks through a model shares."""
+"""The flags that every command which looks through a model shares.
+
+Tested in tests/inference/ready_model_test.py.
+"""
 
 import argparse
 

@@ -1,10 +1,6 @@
-"""The evaluate command: figures, padding, overrides, and the real images where they are."""
+"""The figures of an evaluation: padding, batches, overrides, class names."""
 
-import json
 import shutil
-import subprocess
-import sys
-import zipfile
 
 import jax
 import numpy as np
@@ -12,7 +8,6 @@ import pytest
 from PIL import Image
 from tiny import run_model
 
-from evovit_jax import evaluate
 from evovit_jax.data.decode import open_image
 from evovit_jax.errors import UserError
 from evovit_jax.inference import evaluation
@@ -126,27 +121,3 @@ def test_bad_batches_and_data_are_named(folder, prepared):
         evaluation.evaluate(few, f"folder:{folder}", quiet=True)
     with pytest.raises(UserError, match="does not exist"):
         evaluation.evaluate(prepared, f"folder:{folder / 'none'}", quiet=True)
-
-
-def test_a_bad_batch_ends_before_weights_are_read(monkeypatch):
-    monkeypatch.setattr(evaluate.model_flags, "prepare_from", None)
-    flags = ["--model=deit_tiny_patch16_224", "--data=folder:x", "--batch_size=-8"]
-    with pytest.raises(UserError, match="batch_size=-8 must be at least 1"):
-        evaluate.main(flags)
-
-
-@pytest.mark.slow
-def test_deit_tiny_gets_what_pytorch_gets(data_dir, tmp_path):
-    weights = data_dir / "deit_tiny_patch16_224.safetensors"
-    images = data_dir / "imagenet_compatible_500.zip"
-    if not weights.is_file() or not images.is_file():
-        pytest.skip(f"{data_dir} has not these images and weights")
-    with zipfile.ZipFile(images) as archive:
-        archive.extractall(tmp_path)
-    command = [sys.executable, "-m", "evovit_jax.evaluate", "--model=deit_tiny_patch16_224"]
-    command += [f"--weights={weights}", f"--data=folder:{tmp_path}", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["examples"] == 500
-    assert found["top1"] == pytest.approx(85.4, abs=0.6)
-    assert found["top5"] == pytest.approx(96.4, abs=0.6)
