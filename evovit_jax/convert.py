@@ -50,9 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     count = sum(variable.size for variable in held)
     print(f"wrote {prepared.name}, {count:,} values, to {flags.output} ({names})", flush=True)
     if flags.json:
-        found = {"model": prepared.name, "input": flags.input, "output": flags.output}
+        paths = {"model": prepared.name, "input": flags.input, "output": flags.output}
         counts = {"variables": len(held), "values": count}
-        print(json.dumps({**found, **counts, "notes": prepared.notes}), flush=True)
+        print(json.dumps({**paths, **counts, "notes": prepared.notes}), flush=True)
     return 0
 
 

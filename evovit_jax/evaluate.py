@@ -37,16 +37,16 @@ def main(arguments: list[str] | None = None) -> int:
     flags = parse_flags(arguments)
     evaluation.check_batch_size(flags.batch_size)
     prepared = model_flags.prepare_from(flags)
-    found = evaluation.evaluate(
+    figures = evaluation.evaluate(
         prepared, flags.data, batch_size=flags.batch_size, data_dir=flags.data_dir
     )
     print(
-        f"{found['model']} ({found['reduction']}): top-1 {found['top1']:.2f}%, "
-        f"top-5 {found['top5']:.2f}% of {found['examples']} images, "
-        f"{found['images_per_second']:.1f} images/s, {found['gmacs']:.3f} GMACs"
+        f"{figures['model']} ({figures['reduction']}): top-1 {figures['top1']:.2f}%, "
+        f"top-5 {figures['top5']:.2f}% of {figures['examples']} images, "
+        f"{figures['images_per_second']:.1f} images/s, {figures['gmacs']:.3f} GMACs"
     )
     if flags.json:
-        print(json.dumps(found))
+        print(json.dumps(figures))
     return 0
 
 

@@ -51,14 +51,14 @@ def parse_models(text: str) -> list[tuple[str, str]]:
     Raises:
       UserError: for an unknown model, or where nothing is named.
     """
-    found = []
+    chosen = []
     for part in filter(None, (part.strip() for part in text.split(";"))):
         name, _, reduction = (piece.strip() for piece in part.partition("+"))
         entry = model_entry(name)
-        found.append((name, describe(reduction or entry.reduction)))
-    if not found:
+        chosen.append((name, describe(reduction or entry.reduction)))
+    if not chosen:
         raise UserError("--models names no model; for example --models=deit_small_patch16_224")
-    return found
+    return chosen
 
 
 def make(

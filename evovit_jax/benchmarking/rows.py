@@ -69,7 +69,7 @@ def run(
 
 def _peer_cases(peer: timm_models.Peer, made: Sequence[own_models.Case]) -> list[own_models.Case]:
     """timm's model of each name that is among `made`, eager and compiled; timm has no Evo-ViT."""
-    found, seen = [], set()
+    cases, seen = [], set()
     for case in made:
         row = {**case.row, "reduction": describe(None)}
         if row["model"] in seen:
@@ -91,8 +91,8 @@ def _peer_cases(peer: timm_models.Peer, made: Sequence[own_models.Case]) -> list
             passes = 3 if row["mode"] == "train" else 1
             operations = round(2e9 * gmacs * row["batch_size"] * passes)
             new = {**row, **own, "framework": variant, "gmacs": gmacs}
-            found.append(own_models.Case(new, peer.measure(number), operations))
-    return found
+            cases.append(own_models.Case(new, peer.measure(number), operations))
+    return cases
 
 
 def _measure(

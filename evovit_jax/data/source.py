@@ -76,8 +76,8 @@ def known_class_names(spec: str, data_dir: str = "") -> Sequence[str] | None:
     if parsed.kind == "tfds":
         from evovit_jax.data.tfds_source import labels
 
-        found = labels(parsed.name, data_dir, at_hand=True)
-        return found and found.names
+        classes = labels(parsed.name, data_dir, at_hand=True)
+        return classes and classes.names
     root = pathlib.Path(parsed.name).expanduser()
     if not root.is_dir():
         return None

@@ -66,10 +66,10 @@ def labels(
     """
     try:
         builder = tfds.builder(name, data_dir=folder(data_dir), try_gcs=False)
-        found = None if at_hand and not builder.is_prepared() else builder.info.features["label"]
+        classes = None if at_hand and not builder.is_prepared() else builder.info.features["label"]
     except Exception:  # whatever the data set's own code raises
         return None
-    return found if isinstance(found, tfds.features.ClassLabel) else None
+    return classes if isinstance(classes, tfds.features.ClassLabel) else None
 
 
 def default_eval_split(name: str, data_dir: str = "") -> str:

@@ -55,17 +55,17 @@ def panels(
       prefix: number of class tokens.
       grid: (rows, columns) of the patch tokens.
     """
-    found: list[Panel] = []
+    shown: list[Panel] = []
     for block, token_map in enumerate(token_maps):
         held = np.bincount(np.maximum(token_map, 0), weights=token_map >= 0)
         patches = token_map[prefix:]
         kept = (patches >= 0) & (held[np.maximum(patches, 0)] == 1)
         kept, group = kept.reshape(grid), patches.reshape(grid)
-        if found and (found[-1].kept == kept).all() and same_groups(found[-1].group, group):
-            found[-1] = dataclasses.replace(found[-1], last=block)
+        if shown and (shown[-1].kept == kept).all() and same_groups(shown[-1].group, group):
+            shown[-1] = dataclasses.replace(shown[-1], last=block)
         else:
-            found.append(Panel(first=block, last=block, kept=kept, group=group))
-    return found
+            shown.append(Panel(first=block, last=block, kept=kept, group=group))
+    return shown
 
 
 def same_groups(a: Int[np.ndarray, "r c"], b: Int[np.ndarray, "r c"]) -> bool:

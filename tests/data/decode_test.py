@@ -114,7 +114,7 @@ def test_transparency_is_dropped_without_a_warning():
 class Counting:
     """Three images of a given side, counting how often each is read."""
 
-    name, num_classes, class_names = "counting", 1, ("x",)
+    name, num_classes, class_names, has_names = "counting", 1, ("x",), False
 
     def __init__(self, side: int):
         self.data = encoded(photograph(side, side))

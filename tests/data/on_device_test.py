@@ -69,7 +69,9 @@ def test_cutmix_pastes_a_box_and_weighs_labels_by_its_area(batch):
 
 def test_distributions_of_ratio_and_switch():
     def draw(key):
-        weights, ratio = on_device._draw_weights(key, 1, 32, 32, 0.8, 1.0, 0.5, 0.9)
+        weights, ratio = on_device._draw_weights(
+            key, (1, 32, 32), mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5, prob=0.9
+        )
         return weights.max() == weights.min(), ratio[0]
 
     even, ratio = jax.vmap(draw)(jax.random.split(jax.random.key(1), 4000))

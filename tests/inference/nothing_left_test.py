@@ -50,9 +50,10 @@ def left():
 
 @pytest.fixture
 def damaged(folder, tmp_path):
-    """The same with a file that is no image."""
+    """The same with more files that are no images than an evaluation skips."""
     shutil.copytree(folder, tmp_path / "data")
-    (tmp_path / "data" / "class 1" / "x.png").write_bytes(b"no image")
+    for i in range(get_config().data_limit_unreadable + 1):
+        (tmp_path / "data" / "class 1" / f"x{i}.png").write_bytes(b"no image")
     return tmp_path / "data"
 
 

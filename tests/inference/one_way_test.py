@@ -16,12 +16,11 @@ from evovit_jax.train.program import Run
 
 COUNT = 8
 LEVIT = {
-    "model.name": "levit_128s",
-    "model.image_size": 32,
-    "model.embed_dim": (16, 24, 32),
-    "model.key_dim": 8,
-    "model.num_heads": (2, 3, 4),
-    "model.depth": (1, 1, 1),
+    "model__embed_dim": (16, 16, 16),
+    "model__num_heads": (2, 2, 2),
+    "model__depth": (1, 1, 1),
+    "model__image_size": 32,
+    "model__patch_size": None,
 }
 
 
@@ -42,10 +41,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module", params=["vit", "levit"])
 def run(request, folder):
     """A training of the photographs."""
-    config = tiny_config(eval_batch_size=COUNT)
-    if request.param == "levit":
-        config = tiny_config("levit_128s.py", eval_batch_size=COUNT)
-        config.update_from_flattened_dict(LEVIT)
+    recipe = {"vit": ("digits_evo.py", {}), "levit": ("levit_digits.py", LEVIT)}[request.param]
+    config = tiny_config(recipe[0], **recipe[1], eval_batch_size=COUNT, ema__decay=0.0)
     config.data = config.eval_data = f"folder:{folder}"
     config.model.num_classes = 3
     return Run(config, jax.devices()[:1])

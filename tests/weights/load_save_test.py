@@ -1,4 +1,4 @@
-"""Exports and runs as weights, and the command that converts."""
+"""Exports and runs as weights."""
 
 import json
 import os
