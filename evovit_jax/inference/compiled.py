@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from evovit_jax.data import on_device
-from evovit_jax.models.batch_norm import fuse
+from evovit_jax.models.batch_norm import BatchNorm, fuse
 from evovit_jax.models.variables import Skeleton, Variables
 
 # Pixels at once on a CPU, whose caches hold the activations of so many: 8 images of 224 px, 2 of
@@ -64,16 +64,17 @@ def folded(model: nnx.Module) -> tuple[nnx.GraphDef, Callable[[Variables, Variab
       model: its values are not read.
 
     Returns:
-      The network's graph, and a compiled function from parameters and statistics to its state.
+      The network's graph, and a function from parameters and statistics to its state.
     """
     skeleton = Skeleton(model)
     graphdef = nnx.split(nnx.eval_shape(fuse, model))[0]
 
-    @jax.jit
     def fold(params: Variables, stats: Variables) -> Any:
         return nnx.split(fuse(skeleton.build(params, stats)))[1]
 
-    return graphdef, fold
+    # Compiled, so that all who fold get the same bits; where nothing is folded, it would copy all.
+    norms = any(isinstance(module, BatchNorm) for _, module in nnx.iter_modules(model))
+    return graphdef, jax.jit(fold) if norms else fold
 
 
 def forward(
