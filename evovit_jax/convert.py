@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from evovit_jax.errors import UserError, run_command
 from evovit_jax.inference.ready_model import prepare
 from evovit_jax.models.batch_norm import fuse
+from evovit_jax.models.variables import variables
 from evovit_jax.weights import save_weights
 from evovit_jax.weights.families import find_family
 from evovit_jax.weights.files import SUFFIXES
-from evovit_jax.weights.layouts import variables
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

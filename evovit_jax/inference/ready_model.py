@@ -22,8 +22,9 @@ from evovit_jax.inference import compiled
 from evovit_jax.models import EvalTransform, create_model, model_entry
 from evovit_jax.models.variables import Skeleton
 from evovit_jax.reduction import describe, parse
-from evovit_jax.weights import load_weights
+from evovit_jax.weights import Loaded
 from evovit_jax.weights.files import find_folder
+from evovit_jax.weights.load_save import load
 from evovit_jax.workdir import config_file
 
 RANDOM_WEIGHTS = "random weights: give --weights=PATH"
@@ -115,18 +116,19 @@ def prepare(
     transform = _with_resize(transform.at(made.config.image_size), resize, crop_fraction)
     notes = [RANDOM_WEIGHTS]
     if weights:
-        notes = load_weights(made, weights, allow_missing=allow_missing)
-        _check_settings(made, reduction, weights)
+        loaded = load(made, weights, allow_missing=allow_missing)
+        _check_settings(loaded, reduction, weights)
+        notes = loaded.notes
     return ReadyModel(name, describe(reduction), made, transform, weights, tuple(notes))
 
 
-def _check_settings(model: nnx.Module, spec: str, weights: str) -> None:
+def _check_settings(loaded: Loaded, spec: str, weights: str) -> None:
     """Refuses weights that have changed what the reduction's specification says."""
-    for name, value in parse(spec)[1].items():
-        found = getattr(model.reducer.fields, name)
-        if name in model.reducer.trained_settings and found != value:
+    given = parse(spec)[1]
+    for name, value in loaded.settings.items():
+        if given.get(name, value) != value:
             raise UserError(
-                f"{weights} was trained with {name}={str(found).lower()}: "
+                f"{weights} was trained with {name}={str(value).lower()}: "
                 f"leave {name} out of the reduction"
             )
 

@@ -8,12 +8,11 @@ import argparse
 import math
 import pathlib
 
-from flax import nnx
-
 from evovit_jax import tables
 from evovit_jax.errors import UserError, run_command
 from evovit_jax.flops import gmacs
 from evovit_jax.models import abstract_model, list_models, model_entry
+from evovit_jax.models.variables import Skeleton
 
 # Between these two lines of a file the table is written.
 BEGIN, END = "<!-- models -->", "<!-- end of models -->"
@@ -24,7 +23,7 @@ def row(name: str) -> tuple[str, ...]:
     """The cells of one model."""
     entry = model_entry(name)
     model = abstract_model(name)
-    sizes = (math.prod(v.shape) for _, v in nnx.to_flat_state(nnx.state(model, nnx.Param)))
+    sizes = (math.prod(value.shape) for value in Skeleton.variables(model)[0].values())
     where = f"[file]({entry.weights})" if entry.weights.startswith("http") else entry.weights
     if where.startswith("hf://"):
         where = f"`{where}`"

@@ -49,7 +49,8 @@ class Entry:
 
     Attributes:
       model: the class; it has a dataclass `Config`, and in `smoke` settings of its smallest
-        sensible network; made by `model(config, reduction, rngs=)`.
+        sensible network; made by `model(config, reduction, rngs=)`, where `reduction` is as
+        `--reduction` takes it.
       settings: what differs from the defaults of `Config`.
       reduction: the model's own reduction, as `--reduction` takes it.
       transform: how images are prepared for it in evaluation.
@@ -75,15 +76,29 @@ class Entry:
         Raises:
           UserError: for an unknown method or field, or a value of another type.
         """
-        in_pyramid = isinstance(self.model.Config.depth, tuple)
+        in_pyramid = isinstance(getattr(self.model.Config, "depth", None), tuple)
         name, reducer, given = resolve(spec or self.reduction, in_pyramid=in_pyramid)
         defaults = {field.name: field.default for field in dataclasses.fields(reducer.Fields)}
         return name, reducer, defaults | given
 
 
+_registered: dict[str, Entry] = {}
+
+
+def register(name: str, entry: Entry) -> None:
+    """Makes a model that lives outside this package known by `name`.
+
+    Raises:
+      UserError: if the name is taken by another model.
+    """
+    if model_table().get(name, entry) != entry:
+        raise UserError(f"model {name!r} exists already; choose another name")
+    _registered[name] = entry
+
+
 def model_table() -> dict[str, Entry]:
     """All models by name."""
-    table: dict[str, Entry] = {}
+    table = dict(_registered)
     for module in MODULES:
         table |= importlib.import_module(f"evovit_jax.models.{module}").MODELS
     return table

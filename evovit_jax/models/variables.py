@@ -8,24 +8,32 @@ from flax import nnx
 Variables = dict[str, Any]
 
 
+def _paths(state: Any) -> dict[str, tuple]:
+    """The path of each variable of a state by its name."""
+    return {"/".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
+
+
+def variables(model: nnx.Module) -> dict[str, nnx.Variable]:
+    """The variables of `model` by name; they are its own, so that setting one sets the model's."""
+    state = nnx.state(model)
+    flat = dict(nnx.to_flat_state(state))
+    return {name: flat[path] for name, path in _paths(state).items()}
+
+
 class Skeleton:
     """A module without its variables: what makes one of flat dicts again, inside a jitted step."""
 
     def __init__(self, model: nnx.Module):
         self.graphdef, *states = nnx.split(model, nnx.Param, ...)
-        self._paths = tuple(
-            {"/".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
-            for state in states
-        )
+        self._paths = tuple(map(_paths, states))
 
     @staticmethod
     def variables(model: nnx.Module) -> tuple[Variables, Variables]:
         """The parameters, and everything else, of `model` by name (shapes, of an abstract one)."""
-        _, *states = nnx.split(model, nnx.Param, ...)
-        params, stats = (
-            {"/".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
-            for state in states
-        )
+        params, stats = {}, {}
+        for name, variable in variables(model).items():
+            kind = params if isinstance(variable, nnx.Param) else stats
+            kind[name] = variable.get_value()
         return params, stats
 
     def build(self, params: Variables, stats: Variables) -> nnx.Module:

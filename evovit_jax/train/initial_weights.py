@@ -1,14 +1,11 @@
 """Weights that a run starts from or learns from: what loading adapts is said, or refused."""
 
-from typing import Any
-
 import jax
 from flax import nnx
 
 from evovit_jax.errors import UserError
 from evovit_jax.models.variables import Skeleton, Variables
-from evovit_jax.weights import load_weights
-from evovit_jax.weights.state_dict import HEADS_KEPT
+from evovit_jax.weights import load_save
 
 
 def load(
@@ -29,24 +26,22 @@ def load(
     Raises:
       UserError: the weights do not fit, or not as they are.
     """
-    names, fields = _names(model), _fields(model)
-    notes = load_weights(model, path, allow_missing=allow_missing)
-    for note in notes:
+    loaded = load_save.load(model, path, allow_missing=allow_missing)
+    for note in loaded.notes:
         if jax.process_index() == 0:
             print(f"{path}: {note}", flush=True)
-    if teaches and any(HEADS_KEPT in note for note in notes):
+    if teaches and loaded.classes:
         raise UserError(
             f"the teacher's weights {path} are for other classes than the data; train the teacher "
             "on this data first, and give that run's work directory"
         )
-    if _names(model) != names:
+    if loaded.folded:
         raise UserError(
             f"{path} has batch norms folded into the layers beside them, which a training needs; "
             "give the weights before folding"
         )
-    changed = {k: v for k, v in _fields(model).items() if fields[k] != v}
-    if changed:
-        said = ",".join(f"{name}={str(value).lower()}" for name, value in changed.items())
+    if loaded.settings:
+        said = ",".join(f"{name}={str(value).lower()}" for name, value in loaded.settings.items())
         if teaches:
             raise UserError(f"{path} was trained with {said}, which no teacher here is made with")
         raise UserError(
@@ -54,14 +49,3 @@ def load(
             f"(--config.reduction=NAME,...,{said})"
         )
     return Skeleton.variables(model)
-
-
-def _names(model: nnx.Module) -> set[str]:
-    params, stats = Skeleton.variables(model)
-    return {*params, *stats}
-
-
-def _fields(model: nnx.Module) -> dict[str, Any]:
-    """The settings of the model's reducer, if it has one."""
-    fields = getattr(getattr(model, "reducer", None), "fields", None)
-    return {} if fields is None else dict(vars(fields))

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-from flax import nnx
 
 from evovit_jax.errors import UserError
 
@@ -144,11 +143,6 @@ LEAVES = {
     "var": "running_var",
     "count": "num_batches_tracked",
 }
-
-
-def variables(model: nnx.Module) -> dict[str, nnx.Variable]:
-    """The variables of a model by path, "blocks/0/attn/qkv/kernel"."""
-    return {"/".join(map(str, path)): v for path, v in nnx.to_flat_state(nnx.state(model))}
 
 
 def torch_name(path: str) -> str:

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from flax import nnx
 
 from evovit_jax.errors import UserError, first_line
 from evovit_jax.models.batch_norm import fold_in_place, fuse
+from evovit_jax.models.variables import variables
 from evovit_jax.weights import files
 from evovit_jax.weights.families import families_of, find_family
-from evovit_jax.weights.layouts import Scheme, Tensors, default_link, variables
+from evovit_jax.weights.layouts import Scheme, Tensors, default_link
+from evovit_jax.weights.loaded import Loaded
 from evovit_jax.weights.state_dict import read_into, write_from
 from evovit_jax.workdir import config_file
 
@@ -33,6 +36,7 @@ def from_torch(
     family: str | None = None,
     *,
     allow_missing: bool | str = False,
+    allow_nonfinite: bool = False,
 ) -> list[str]:
     """Sets the variables of `model` from a PyTorch state dict.
 
@@ -43,15 +47,17 @@ def from_torch(
       family: whose names they are; None finds out.
       allow_missing: True accepts variables without a tensor (they keep their values) and tensors
         without a variable; a pattern does so for those whose whole path or name it matches.
+      allow_nonfinite: whether values may be NaN or Inf.
 
     Returns:
       What a user should know: sizes that were adapted, parts left as they are, settings changed.
 
     Raises:
-      UserError: for gaps, leftovers, shapes that do not fit, or inconsistent copies of a tensor.
+      UserError: for gaps, leftovers, shapes that do not fit, values that are no finite numbers, or
+        inconsistent copies of a tensor.
     """
-    found = find_family(model, family, tensors)
-    return _read(model, tensors, found.scheme, allow_missing)
+    scheme = find_family(model, family, tensors).scheme
+    return _read(model, tensors, scheme, allow_missing, allow_nonfinite).notes
 
 
 def to_torch(model: nnx.Module, family: str | None = None) -> Tensors:
@@ -69,6 +75,7 @@ def load_weights(
     *,
     family: str | None = None,
     allow_missing: bool | str = False,
+    allow_nonfinite: bool = False,
 ) -> list[str]:
     """Sets the variables of `model` from a file, a directory, or `hf://OWNER/REPOSITORY`.
 
@@ -78,6 +85,7 @@ def load_weights(
         checkpoint, averaged parameters if it keeps an average) or one of its checkpoints.
       family: whose names a PyTorch file has; None finds out.
       allow_missing: as in `from_torch`.
+      allow_nonfinite: as in `from_torch`.
 
     Returns:
       What a user should know, as of `from_torch`.
@@ -85,19 +93,35 @@ def load_weights(
     Raises:
       UserError: there is nothing at `path`, it is damaged, or does not fit the model.
     """
+    given = {"allow_missing": allow_missing, "allow_nonfinite": allow_nonfinite}
+    return load(model, path, family=family, **given).notes
+
+
+def load(
+    model: nnx.Module,
+    path: str | os.PathLike,
+    *,
+    family: str | None = None,
+    allow_missing: bool | str = False,
+    allow_nonfinite: bool = False,
+) -> Loaded:
+    """As `load_weights`, for callers that decide by what was adapted."""
     path = str(path)
     folder = files.find_folder(path)
+    remarks: list[str] = []
     if folder is not None:
-        values, about = _read_directory(folder)
-        try:
-            return _read_native(model, values, about, allow_missing)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
-    tensors, notes = files.read_tensors(os.path.expanduser(path))
+        tensors, about = _read_directory(folder)
+    else:
+        tensors, remarks = files.read_tensors(os.path.expanduser(path))
     try:
-        return notes + from_torch(model, tensors, family, allow_missing=allow_missing)
+        if folder is not None:
+            tensors, scheme = _native(tensors, about)
+        else:
+            scheme = find_family(model, family, tensors).scheme
+        loaded = _read(model, tensors, scheme, allow_missing, allow_nonfinite)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    return dataclasses.replace(loaded, remarks=tuple(remarks))
 
 
 def save_weights(model: nnx.Module, path: str | os.PathLike, *, family: str | None = None) -> None:
@@ -186,17 +210,18 @@ def _settings_of_run(path: epath.Path) -> dict[str, Any]:
     return {}
 
 
-def _read_native(
-    model: nnx.Module, values: Tensors, about: dict[str, Any], allow_missing: bool | str
-) -> list[str]:
-    """Sets variables by their own names; sizes are adapted as for PyTorch's tensors."""
-    tensors = {}
-    for path, value in values.items():
-        link = default_link(path, np.shape(value))
-        tensors[path] = link.layout.to_torch(np.asarray(value))
+def _native(
+    values: Tensors, about: dict[str, Any]
+) -> tuple[Tensors, Callable[[nnx.Module], Scheme]]:
+    """Variables under their own names in PyTorch's layout, whose sizes are adapted as PyTorch's."""
+    tensors = {
+        path: default_link(path, np.shape(value)).layout.to_torch(np.asarray(value))
+        for path, value in values.items()
+    }
 
     def scheme(model: nnx.Module) -> Scheme:
-        theirs = families_of(model)[-1].scheme(model)
+        families = families_of(type(model))
+        theirs = families[-1].scheme(model) if families else Scheme(())
         optional = {link.path for link in theirs.links if link.optional}
         links = [
             dataclasses.replace(
@@ -208,17 +233,24 @@ def _read_native(
         kept = {"heads": theirs.heads, "resize": theirs.resize, "hints": theirs.hints}
         return Scheme(tuple(links), trained_with=settings, **kept)
 
-    return _read(model, tensors, scheme, allow_missing)
+    return tensors, scheme
 
 
-def _read(model: nnx.Module, tensors: Tensors, scheme: Any, allow: bool | str) -> list[str]:
+def _read(
+    model: nnx.Module,
+    tensors: Tensors,
+    scheme: Callable[[nnx.Module], Scheme],
+    allow_missing: bool | str,
+    allow_nonfinite: bool,
+) -> Loaded:
     """`read_into`, on a model with folded batch norm where the tensors have it folded."""
+    given = {"allow_missing": allow_missing, "allow_nonfinite": allow_nonfinite}
     has_norm = any(name.endswith((".running_mean", "/mean")) for name in tensors)
     model_has = any(path.endswith("/mean") for path in variables(model))
     if has_norm or not model_has:
-        return read_into(model, tensors, scheme(model), allow_missing=allow)
+        return read_into(model, tensors, scheme(model), **given)
     folded = fuse(model)
-    read_into(folded, tensors, scheme(folded), allow_missing=allow)  # raises before a change
+    read_into(folded, tensors, scheme(folded), **given)  # raises before a change
     fold_in_place(model)
-    notes = read_into(model, tensors, scheme(model), allow_missing=allow)
-    return ["its batch norms are folded into the layers beside them; so are the model's", *notes]
+    loaded = read_into(model, tensors, scheme(model), **given)
+    return dataclasses.replace(loaded, folded=True)

@@ -3,23 +3,31 @@
 import dataclasses
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from evovit_jax.errors import UserError, some
-from evovit_jax.weights.layouts import Link, Scheme, Tensors, check_same, variables
+from evovit_jax.models.variables import variables
+from evovit_jax.weights.layouts import Link, Scheme, Tensors, check_same
+from evovit_jax.weights.loaded import Loaded, Shape
 
-# What is said of a checkpoint with other classes; whoever learns from the logits looks for it.
-HEADS_KEPT = "its heads keep their initial values"
+# What the numbers of a tensor may be.
+KINDS = (jnp.floating, jnp.integer, jnp.bool_)
 # Where a reducer's parameters are all that is missing.
 DENSE = "these weights are of the network without them: allow_missing='reducer/.*' starts them anew"
 
 
 def read_into(
-    model: nnx.Module, tensors: Tensors, scheme: Scheme, *, allow_missing: bool | str = False
-) -> list[str]:
+    model: nnx.Module,
+    tensors: Tensors,
+    scheme: Scheme,
+    *,
+    allow_missing: bool | str = False,
+    allow_nonfinite: bool = False,
+) -> Loaded:
     """Sets every variable of `model` from `tensors`; the model changes only if all of it fits.
 
     Args:
@@ -29,49 +37,57 @@ def read_into(
       allow_missing: True lets variables keep their values where the checkpoint has none and
         ignores tensors that the model has no place for; a pattern does so only for the variables
         (or tensors) whose whole path (or name) it matches.
-
-    Returns:
-      What a user should know: sizes that were adapted, parts that were left as they are.
+      allow_nonfinite: whether values may be NaN or Inf.
 
     Raises:
-      UserError: for gaps, leftovers, shapes that do not fit, or inconsistent copies of a tensor.
+      UserError: for gaps, leftovers, shapes that do not fit, values that are no finite numbers, or
+        inconsistent copies of a tensor.
     """
     rest = _without_aliases(tensors, scheme)
     held = variables(model)
-    new: dict[str, np.ndarray] = {}
-    notes: list[str] = []
-    missing: list[str] = []
     classes = _other_classes(rest, scheme, held)
+    new, missing, integers, nonfinite = {}, [], [], []
+    resized: dict[str, tuple[Shape, Shape]] = {}
     for link in scheme.links:
-        shape = held[link.path].shape
+        variable = held[link.path]
         absent = [name for name in link.names if name not in rest]
         if absent:
             if not link.optional or len(absent) < len(link.names):
-                missing += [link.path]
+                missing.append(link.path)
             continue
-        found = [rest.pop(name) for name in link.names]
-        if classes and re.fullmatch(scheme.heads, link.path) and _differs(link, found, shape):
+        parts = [rest.pop(name) for name in link.names]
+        if classes and _is_head(link, scheme) and _differs(link, parts, variable.shape):
             continue
-        new[link.path] = _fit(link, found, shape, scheme, notes)
-    for name, value in scheme.buffers.items():
-        if name in rest:
-            _check_buffer(name, rest.pop(name), value, notes)
-    spare = [name for name in rest if re.fullmatch(scheme.spare, name)]
-    if spare:
-        notes.append(f"without use in this model: {some(spare)}")
-    left = [name for name in rest if name not in spare]
-    _account(missing, left, allow_missing, scheme.hints, notes)
-    if classes:
-        notes.insert(
-            0,
-            f"the checkpoint has {classes[0]} classes, the model {classes[1]}: {HEADS_KEPT}",
-        )
-    absent = [link.path for link in scheme.links if link.path not in new and link.optional]
-    parts = sorted({path.split("/")[0] for path in absent if not path.endswith("/count")})
-    if parts:
-        notes.append(f"not in the checkpoint, left at their initial values: {some(parts)}")
-    _set(model, held, new)
-    return notes + _apply_settings(model, scheme)
+        value = _fit(link, parts, variable.shape, scheme, resized)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes Inf
+            new[link.path] = value.astype(variable.dtype)
+        if _is_real(variable) and not _is_real(value):
+            integers += link.names
+        if not np.isfinite(new[link.path] if _is_real(variable) else value).all():
+            nonfinite += link.names
+    _check_buffers(rest, scheme, other_grid=bool(resized))
+    unused = [name for name in rest if re.fullmatch(scheme.spare, name)]
+    ignored = [name for name in rest if name not in unused]
+    _account(missing, ignored, allow_missing, scheme.hints)
+    if nonfinite and not allow_nonfinite:
+        raise UserError(f"NaN or Inf in {some(nonfinite)}; allow_nonfinite loads them all the same")
+    for path, value in new.items():
+        held[path].set_value(jnp.asarray(value))
+    settings, kept = _apply_settings(model, scheme)
+    optional = [link.path for link in scheme.links if link.optional and link.path not in new]
+    untrained = {path.split("/")[0] for path in optional if not path.endswith("/count")}
+    return Loaded(
+        classes=classes,
+        resized=resized,
+        unused=tuple(unused),
+        missing=tuple(missing),
+        ignored=tuple(ignored),
+        untrained=tuple(sorted(untrained)),
+        settings=settings,
+        kept=kept,
+        integers=tuple(integers),
+        nonfinite=tuple(nonfinite),
+    )
 
 
 def write_from(model: nnx.Module, scheme: Scheme) -> Tensors:
@@ -133,40 +149,50 @@ def _differs(link: Link, found: list[np.ndarray], shape: tuple[int, ...]) -> boo
     return others[0] == others[1]
 
 
+def _is_head(link: Link, scheme: Scheme) -> bool:
+    return re.fullmatch(scheme.heads, link.path) is not None
+
+
+def _is_real(values: nnx.Variable | np.ndarray) -> bool:
+    return jnp.issubdtype(values.dtype, jnp.floating)
+
+
 def _fit(
     link: Link,
-    found: list[np.ndarray],
-    shape: tuple[int, ...],
+    parts: list[np.ndarray],
+    shape: Shape,
     scheme: Scheme,
-    notes: list[str],
+    resized: dict[str, tuple[Shape, Shape]],
 ) -> np.ndarray:
+    """A variable's value; what is interpolated for it is added to `resized`."""
+    for name, value in zip(link.names, parts, strict=True):
+        if not any(jnp.issubdtype(value.dtype, kind) for kind in KINDS):
+            raise UserError(f"tensor {name} is of {value.dtype}, which no weights are")
     expected = link.shapes(shape)
-    if link.path in scheme.resize and found[0].shape != expected[0]:
-        resized = scheme.resize[link.path](found[0].astype(np.float32), expected[0])
-        if resized.shape == expected[0]:
-            notes.append(f"{link.names[0]} interpolated from {found[0].shape} to {expected[0]}")
-            found = [resized]
-    for name, value, wanted in zip(link.names, found, expected, strict=True):
+    if link.path in scheme.resize and parts[0].shape != expected[0]:
+        other = scheme.resize[link.path](parts[0].astype(np.float32), expected[0])
+        if other.shape == expected[0]:
+            resized[link.names[0]] = (parts[0].shape, expected[0])
+            parts = [other]
+    for name, value, wanted in zip(link.names, parts, expected, strict=True):
         if value.shape != wanted:
             raise UserError(
                 f"tensor {name} has shape {value.shape}, the model needs {wanted}; "
                 "is it another model's checkpoint?"
             )
-    return link.read(found)
+    return link.read(parts)
 
 
-def _check_buffer(name: str, value: np.ndarray, expected: np.ndarray, notes: list[str]) -> None:
-    if value.shape != expected.shape and any("interpolated" in note for note in notes):
-        return  # of the other grid
-    check_same(name, value, expected, "it follows from the architecture")
+def _check_buffers(rest: Tensors, scheme: Scheme, *, other_grid: bool) -> None:
+    """Takes what follows from the architecture out of `rest`, and checks it."""
+    for name, expected in scheme.buffers.items():
+        value = rest.pop(name, expected)
+        if value.shape == expected.shape or not other_grid:
+            check_same(name, value, expected, "it follows from the architecture")
 
 
 def _account(
-    missing: list[str],
-    left: list[str],
-    allow: bool | str,
-    hints: Mapping[str, str],
-    notes: list[str],
+    missing: list[str], left: list[str], allow: bool | str, hints: Mapping[str, str]
 ) -> None:
     """Every variable and every tensor must be accounted for, or the gap asked for."""
 
@@ -175,52 +201,34 @@ def _account(
 
     gaps = [path for path in missing if not allowed(path)]
     leftovers = [name for name in left if not allowed(name)]
-    if gaps or leftovers:
-        parts = [f"it lacks {some(gaps)}"] if gaps else []
-        parts += [f"the model has no place for its {some(leftovers)}"] if leftovers else []
-        if gaps and not leftovers and all(gap.startswith("reducer/") for gap in gaps):
-            hints = {**hints, "reducer/.*": DENSE}
-        told = [
-            hint for pattern, hint in hints.items() if any(re.fullmatch(pattern, g) for g in gaps)
-        ]
-        raise UserError(
-            f"the checkpoint does not fit the model: {'; '.join(parts)}; "
-            + "; ".join([*told, "allow_missing (in training init_allow_missing) loads the rest"])
-        )
-    if missing:
-        notes.append(f"not in the checkpoint, left as they are: {some(missing)}")
-    if left:
-        notes.append(f"in the checkpoint, ignored: {some(left)}")
+    if not gaps and not leftovers:
+        return
+    parts = [f"it lacks {some(gaps)}"] if gaps else []
+    parts += [f"the model has no place for its {some(leftovers)}"] if leftovers else []
+    if gaps and not leftovers and all(gap.startswith("reducer/") for gap in gaps):
+        hints = {**hints, "reducer/.*": DENSE}
+    told = [hint for pattern, hint in hints.items() if any(re.fullmatch(pattern, g) for g in gaps)]
+    raise UserError(
+        f"the checkpoint does not fit the model: {'; '.join(parts)}; "
+        + "; ".join([*told, "allow_missing (in training init_allow_missing) loads the rest"])
+    )
 
 
-def _set(model: nnx.Module, held: dict[str, nnx.Variable], new: dict[str, np.ndarray]) -> None:
-    state = nnx.to_flat_state(nnx.state(model))
-    paths = {"/".join(map(str, path)): path for path, _ in state}
-    values = {
-        paths[path]: held[path].replace(jnp.asarray(value.astype(held[path].dtype)))
-        for path, value in new.items()
-    }
-    nnx.update(model, nnx.from_flat_state(values))
+def _apply_settings(model: nnx.Module, scheme: Scheme) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sets what the weights were trained with: (what was changed, what was left as it was made).
 
-
-def _apply_settings(model: nnx.Module, scheme: Scheme) -> list[str]:
+    What the model was made with on purpose, an ablation, is left.
+    """
     fields = getattr(getattr(model, "reducer", None), "fields", None)
     others = {
         name: value
         for name, value in scheme.trained_with.items()
         if hasattr(fields, name) and getattr(fields, name) != value
     }
-    # What the model was made with on purpose, an ablation, stays.
     changes = {name: value for name, value in others.items() if _is_default(fields, name)}
-    notes = []
     if changes:
         model.reducer.fields = dataclasses.replace(fields, **changes)
-        said = ", ".join(f"{name}={value}" for name, value in changes.items())
-        notes.append(f"set what these weights were trained with: {said}")
-    if len(others) > len(changes):
-        said = ", ".join(f"{name}={others[name]}" for name in others if name not in changes)
-        notes.append(f"kept as the model was made, though these weights were trained with {said}")
-    return notes
+    return changes, {name: value for name, value in others.items() if name not in changes}
 
 
 def _is_default(fields: object, name: str) -> bool:

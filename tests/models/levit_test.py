@@ -17,7 +17,7 @@ from evovit_jax import reduction
 from evovit_jax.errors import UserError
 from evovit_jax.models.batch_norm import fuse
 from evovit_jax.models.levit_layers import bias_index, every_other
-from evovit_jax.models.variables import Skeleton
+from evovit_jax.models.variables import Skeleton, variables
 from evovit_jax.reduction.base import AttentionRequest, Reducer, key_mask
 
 TINY = {
@@ -83,7 +83,7 @@ def test_folded_batch_norm_gives_the_same_logits(name):
     model = tiny(name)
     folded = fuse(model)
     np.testing.assert_allclose(run(folded, images())[0], run(model, images())[0], atol=2e-5)
-    paths = ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(folded))]
+    paths = list(variables(folded))
     assert not any("/bn/" in path for path in paths)
     assert model.head.bn is not None  # the original is as it was
 

@@ -13,6 +13,7 @@ from evovit_jax.errors import UserError
 from evovit_jax.models import EvalTransform, model_entry
 from evovit_jax.models.__main__ import BEGIN, END, row
 from evovit_jax.models.registry import InitKeys
+from evovit_jax.models.variables import Skeleton
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "models.md"
 # Parameters, auxiliary heads included, and GMACs of one image; None: nothing to compare with.
@@ -83,9 +84,8 @@ IN_INFERENCE = {
 
 def parameters(name: str) -> dict[str, int]:
     """The size of each parameter by path, without computing any."""
-    model = nnx.eval_shape(lambda: evovit_jax.create_model(name))
-    state = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    return {"/".join(map(str, path)): math.prod(variable.shape) for path, variable in state}
+    params, _ = Skeleton.variables(nnx.eval_shape(lambda: evovit_jax.create_model(name)))
+    return {path: math.prod(value.shape) for path, value in params.items()}
 
 
 def test_every_model_has_an_expected_size():

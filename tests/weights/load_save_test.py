@@ -10,8 +10,8 @@ from etils import epath
 import evovit_jax
 from evovit_jax.errors import UserError
 from evovit_jax.models.batch_norm import fuse
+from evovit_jax.models.variables import variables
 from evovit_jax.weights import files, from_torch, load_weights, save_weights, to_torch
-from evovit_jax.weights.layouts import variables
 from evovit_jax.weights.load_save import ABOUT
 
 TINY = {"image_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 3}

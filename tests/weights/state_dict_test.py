@@ -10,8 +10,8 @@ from flax import nnx
 import evovit_jax
 from evovit_jax.errors import UserError
 from evovit_jax.models.batch_norm import fuse
+from evovit_jax.models.variables import variables
 from evovit_jax.weights import from_torch, to_torch
-from evovit_jax.weights.layouts import variables
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 VIT = {"image_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3}
@@ -58,12 +58,14 @@ def make(name, reduction, sizes, seed=0, **others):
 def randomised(tensors, seed=0):
     """Other values for everything that is learned or counted, as a trained checkpoint has."""
     rng = np.random.default_rng(seed)
-    return {
-        name: value + rng.normal(size=value.shape).astype(value.dtype)
-        if value.dtype == np.float32
-        else np.asarray(value + 375_300 * (value.ndim == 0))
-        for name, value in tensors.items()
-    }
+
+    def other(name, value):
+        if value.dtype != np.float32:
+            return np.asarray(value + 375_300 * (value.ndim == 0))
+        drawn = value + rng.normal(size=value.shape).astype(value.dtype)
+        return np.abs(drawn) if name.endswith("running_var") else drawn
+
+    return {name: other(name, value) for name, value in tensors.items()}
 
 
 def checkpoint(model, family):

@@ -11,7 +11,7 @@ import re
 from flax import nnx
 
 from evovit_jax.weights.layouts import Scheme
-from evovit_jax.weights.names import vit
+from evovit_jax.weights.names import flat
 
 RENAMES = (
     (r"blocks\.(\d+)\.norm1\.(.*)", r"norms.\1.\2"),
@@ -23,16 +23,22 @@ RENAMES = (
 def scheme(model: nnx.Module) -> Scheme:
     """The official names."""
     links = []
-    for link in vit.links(model, RENAMES):
+    for link in flat.links(model, RENAMES):
         name = link.names[0]
         if name.startswith("qks."):
             values = name.replace("qks.", "vs.", 1).replace(".qk.", ".v.")
             link = dataclasses.replace(link, names=(name, values), shares=(2, 1))
-        if re.fullmatch(vit.CLASS_TOKEN_HEADS, link.path):  # of the training only
+        if re.fullmatch(flat.CLASS_TOKEN_HEADS, link.path):  # of the training only
             link = dataclasses.replace(link, optional=True)
         links.append(link)
     return Scheme(
         links=tuple(links),
-        resize={"pos_embed": vit.position_resizer(model)},
+        resize={"pos_embed": flat.position_resizer(model)},
         trained_with={"representative_token": False},
     )
+
+
+def is_official(model: nnx.Module) -> bool:
+    """Whether the official code computes the same as a model: it has no representative token."""
+    fields = model.reducer.fields
+    return model.config.pool == "avg" and not getattr(fields, "representative_token", True)

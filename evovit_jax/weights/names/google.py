@@ -9,8 +9,9 @@ import dataclasses
 from flax import nnx
 
 from evovit_jax.errors import UserError
-from evovit_jax.weights.layouts import Layout, Link, Scheme, substitute, variables
-from evovit_jax.weights.names import vit
+from evovit_jax.models.variables import variables
+from evovit_jax.weights.layouts import Layout, Link, Scheme, substitute
+from evovit_jax.weights.names import flat
 
 _BLOCK = r"blocks/(\d+)"
 _THERE = r"Transformer/encoderblock_\1"
@@ -41,7 +42,7 @@ def scheme(model: nnx.Module) -> Scheme:
         if "dist" in path or path.startswith("reducer/") or "/ls" in path or "_cls/" in path:
             raise UserError(f"Google's ViT files have no place for {path}")
         links.append(link)
-    return Scheme(tuple(links), resize={"pos_embed": vit.position_resizer(model)})
+    return Scheme(tuple(links), resize={"pos_embed": flat.position_resizer(model)})
 
 
 def _link(model: nnx.Module, path: str, shape: tuple[int, ...]) -> Link:

@@ -13,8 +13,10 @@ import numpy as np
 from flax import nnx
 
 from evovit_jax.models.levit_layers import STRIDE, bias_index, positions_for
+from evovit_jax.models.variables import variables
 from evovit_jax.reduction.evo_levit import EvoPyramidFields
-from evovit_jax.weights.layouts import LEAVES, Link, Scheme, default_link, square_side, variables
+from evovit_jax.weights.families import Family
+from evovit_jax.weights.layouts import LEAVES, Link, Scheme, default_link, square_side
 
 # What the parts of a module are called: {ours: theirs}.
 OFFICIAL_PARTS = {
@@ -228,3 +230,9 @@ def _resize_biases(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         antialias=False,
     )
     return np.asarray(resized).reshape(len(grid), -1)
+
+
+FAMILIES = (
+    Family("timm", timm_scheme, r"stem\.conv1\..*"),
+    Family("levit", official_scheme),
+)

@@ -2,8 +2,9 @@
 
 from flax import nnx
 
+from evovit_jax.weights.families import Family
 from evovit_jax.weights.layouts import Scheme
-from evovit_jax.weights.names import vit
+from evovit_jax.weights.names import flat
 
 # The stem's layers are numbered from 1, a convolution beside its batch norm.
 RENAMES = tuple(
@@ -14,4 +15,7 @@ RENAMES = tuple(
 
 def scheme(model: nnx.Module) -> Scheme:
     """The official names."""
-    return vit.scheme(model, RENAMES)
+    return flat.scheme(model, RENAMES)
+
+
+FAMILIES = (Family("lvvit", scheme),)

@@ -2,14 +2,9 @@
 
 from flax import nnx
 
-from evovit_jax.weights.layouts import (
-    Renames,
-    Scheme,
-    default_link,
-    substitute,
-    torch_name,
-    variables,
-)
+from evovit_jax.models.variables import variables
+from evovit_jax.weights.families import Family
+from evovit_jax.weights.layouts import Renames, Scheme, default_link, substitute, torch_name
 
 
 def _block(match) -> str:
@@ -56,3 +51,9 @@ def _scheme(model: nnx.Module, renames: Renames) -> Scheme:
             for path, variable in variables(model).items()
         )
     )
+
+
+FAMILIES = (
+    Family("pycls", pycls_scheme, r"s1\.b1\.f\.a\.weight"),
+    Family("timm", timm_scheme),
+)
