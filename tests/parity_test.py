@@ -4,6 +4,8 @@
 golden file is an `.npz` with `meta` (JSON: family, method, model, reduction, outputs),
 `images_nchw`, the tensors of the network as `param/NAME`, and the outputs by name;
 `randaugment_ops.npz` has images instead. The largest absolute difference must be under 1e-4.
+The model in `meta` is the sizes of a family below, or what
+`create_model` takes (`name`, and fields of its config).
 A file or a field that nothing here understands is a failure, never a skip.
 """
 
@@ -21,6 +23,7 @@ from flax import nnx
 from PIL import Image
 
 from evovit_jax.data import randaugment
+from evovit_jax.models import create_model
 from evovit_jax.models.levit import LeViT, LeViTConfig
 from evovit_jax.models.lvvit import LVViT, LVViTConfig
 from evovit_jax.models.outputs import Outputs
@@ -145,16 +148,19 @@ FAMILIES = {
 def network(file: pathlib.Path, reducer: dict[str, Any]) -> nnx.Module:
     """The network of a file, its tensors loaded."""
     meta = meta_of(file)
-    assert meta["family"] in FAMILIES, f"{file}: unknown family {meta['family']!r}"
-    sizes = dict(meta["model"])
-    model = FAMILIES[meta["family"]](sizes, reducer)
-    assert not sizes, f"{file}: sizes that nobody reads: {sorted(sizes)}"
+    sizes, dense = dict(meta["model"]), reducer["name"] == "none"
+    if "name" in sizes:
+        model = create_model(reduction="none" if dense else reducer, **sizes)
+    else:
+        assert meta["family"] in FAMILIES, f"{file}: unknown family {meta['family']!r}"
+        model = FAMILIES[meta["family"]](sizes, reducer)
+        assert not sizes, f"{file}: sizes that nobody reads: {sorted(sizes)}"
     tensors = {name[6:]: value for name, value in load(file).items() if name.startswith("param/")}
-    fields = model.reducer.fields
+    fields = model.reducer.fields if hasattr(model, "reducer") else None
     # An unpruned teacher lies in the file of its student, beside the student's predictors.
-    dense = reducer["name"] == "none"
     from_torch(model, tensors, allow_missing=r"score_predictor\..*" if dense else False)
-    model.reducer.fields = fields  # what the file says counts, not what its tensors suggest
+    if fields is not None:  # what the file says counts, not what its tensors suggest
+        model.reducer.fields = fields
     return model
 
 

@@ -11,8 +11,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+from flax import nnx
 
 from evovit_jax.errors import UserError
+from evovit_jax.models.variables import variables
 
 Tensors = dict[str, np.ndarray]
 # (pattern, replacement) of a whole name; the replacement as `re.sub` takes it.
@@ -169,6 +171,16 @@ def substitute(name: str, renames: Renames) -> str:
     for pattern, replacement in renames:
         name = re.sub(rf"^{pattern}$", replacement, name)
     return name
+
+
+def renamed_scheme(model: nnx.Module, renames: Renames) -> Scheme:
+    """The scheme of a model whose modules have the same names on both sides, up to `renames`."""
+    return Scheme(
+        tuple(
+            default_link(path, variable.shape, substitute(torch_name(path), renames))
+            for path, variable in variables(model).items()
+        )
+    )
 
 
 def check_same(name: str, value: np.ndarray, expected: np.ndarray, why: str) -> None:

@@ -1,10 +1,9 @@
 """RegNetY under timm's names, as DeiT's teacher has them, and under those of pycls."""
 
-from flax import nnx
+import functools
 
-from evovit_jax.models.variables import variables
 from evovit_jax.weights.families import Family
-from evovit_jax.weights.layouts import Renames, Scheme, default_link, substitute, torch_name
+from evovit_jax.weights.layouts import renamed_scheme
 
 
 def _block(match) -> str:
@@ -33,27 +32,11 @@ PYCLS_RENAMES = (
     (r"(s\d+\.b\d+)\.downsample\.bn\.(.*)", r"\1.bn.\2"),
 )
 
-
-def timm_scheme(model: nnx.Module) -> Scheme:
-    """timm's names."""
-    return _scheme(model, TIMM_RENAMES)
-
-
-def pycls_scheme(model: nnx.Module) -> Scheme:
-    """The names of pycls."""
-    return _scheme(model, PYCLS_RENAMES)
-
-
-def _scheme(model: nnx.Module, renames: Renames) -> Scheme:
-    return Scheme(
-        tuple(
-            default_link(path, variable.shape, substitute(torch_name(path), renames))
-            for path, variable in variables(model).items()
-        )
-    )
-
-
 FAMILIES = (
-    Family("pycls", pycls_scheme, r"s1\.b1\.f\.a\.weight"),
-    Family("timm", timm_scheme),
+    Family(
+        "pycls",
+        functools.partial(renamed_scheme, renames=PYCLS_RENAMES),
+        r"s1\.b1\.f\.a\.weight",
+    ),
+    Family("timm", functools.partial(renamed_scheme, renames=TIMM_RENAMES)),
 )
