@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flags.input,
         flags.reduction,
         allow_missing=flags.allow_missing,
+        allow_nonfinite=flags.allow_nonfinite,
         image_size=flags.image_size,
         num_classes=flags.num_classes,
     )
@@ -71,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_classes", type=int, help="of the head (default: the model's own)")
     parser.add_argument(
         "--allow_missing", action="store_true", help="convert although there are gaps or leftovers"
+    )
+    parser.add_argument(
+        "--allow_nonfinite", action="store_true", help="convert values that are NaN or Inf"
     )
     parser.add_argument("--fuse", action="store_true", help="fold batch norm into other layers")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")

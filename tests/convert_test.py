@@ -6,14 +6,15 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from evovit_jax import create_model
 from evovit_jax.convert import main
 from evovit_jax.errors import UserError
 from evovit_jax.models import registry
+from evovit_jax.models.variables import variables
 from evovit_jax.weights import save_weights
-from evovit_jax.weights.layouts import variables
 
 TINY = {"image_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 3}
 NAME = "deit_tiny_patch16_224"
@@ -55,6 +56,18 @@ def test_the_command_ends_with_json(tmp_path, capsys, small_model):
     assert found["values"] == sum(variable.size for variable in held.values())
     assert len(found["notes"]) == 1
     assert "pos_embed interpolated" in found["notes"][0]
+
+
+def test_the_command_writes_no_nan_unless_asked_to(tmp_path, capsys, small_model):
+    model = tiny()
+    model.head.bias[...] = np.full(5, np.nan, np.float32)
+    save_weights(model, tmp_path / "a.npz")
+    flags = [small_model, f"--input={tmp_path / 'a.npz'}", f"--output={tmp_path / 'b.npz'}"]
+    with pytest.raises(UserError, match=r"a\.npz: NaN or Inf in head\.bias; allow_nonfinite"):
+        main(flags)
+    assert os.listdir(tmp_path) == ["a.npz"]
+    assert main([*flags, "--allow_nonfinite"]) == 0
+    assert "NaN or Inf in: head.bias" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("empty", ["input", "output"])

@@ -24,6 +24,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow_missing", action="store_true", help="load weights with gaps or leftovers"
     )
+    parser.add_argument(
+        "--allow_nonfinite", action="store_true", help="load weights that are NaN or Inf"
+    )
 
 
 def prepare_from(flags: argparse.Namespace) -> ReadyModel:
@@ -39,6 +42,7 @@ def prepare_from(flags: argparse.Namespace) -> ReadyModel:
         resize=flags.resize,
         crop_fraction=flags.crop_fraction,
         allow_missing=flags.allow_missing,
+        allow_nonfinite=flags.allow_nonfinite,
         image_size=flags.image_size,
         num_classes=flags.num_classes,
         dtype=flags.dtype,

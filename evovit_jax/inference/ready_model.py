@@ -80,6 +80,7 @@ def prepare(
     resize: int | None = None,
     crop_fraction: float | None = None,
     allow_missing: bool = False,
+    allow_nonfinite: bool = False,
     **overrides: Any,
 ) -> ReadyModel:
     """Makes a model, loads its weights, and finds its transform.
@@ -92,6 +93,7 @@ def prepare(
         model's own.
       crop_fraction: image size over `resize`, the other way to say it; in (0, 1].
       allow_missing: whether gaps and leftovers in the weights are allowed.
+      allow_nonfinite: whether weights may be NaN or Inf.
       **overrides: fields of the model's `Config`.
 
     Raises:
@@ -116,7 +118,8 @@ def prepare(
     transform = _with_resize(transform.at(made.config.image_size), resize, crop_fraction)
     notes = [RANDOM_WEIGHTS]
     if weights:
-        loaded = load(made, weights, allow_missing=allow_missing)
+        allowed = {"allow_missing": allow_missing, "allow_nonfinite": allow_nonfinite}
+        loaded = load(made, weights, **allowed)
         _check_settings(loaded, reduction, weights)
         notes = loaded.notes
     return ReadyModel(name, describe(reduction), made, transform, weights, tuple(notes))

@@ -17,9 +17,8 @@ import numpy as np
 from etils import epath
 
 from evovit_jax.errors import UserError, first_line, some
-from evovit_jax.weights import files
 from evovit_jax.weights.layouts import Tensors
-from evovit_jax.weights.pth_read import read_pth
+from evovit_jax.weights.pth_read import check_size, read_pth
 from evovit_jax.weights.pth_write import write_pth
 from evovit_jax.workdir import config_file
 
@@ -125,6 +124,10 @@ def _read_safetensors(path: str) -> Tensors:
 def _read_npz(path: str) -> Tensors:
     try:
         with open(path, "rb") as file:
+            if zipfile.is_zipfile(file):
+                unpacked = sum(entry.file_size for entry in zipfile.ZipFile(file).infolist())
+                check_size(f"{path} unpacks to", unpacked, os.path.getsize(path))
+            file.seek(0)
             found = np.load(file, allow_pickle=False)
             if not hasattr(found, "files"):
                 raise UserError(f"{path} is damaged or no .npz file (it is a single array)")
@@ -223,7 +226,7 @@ def find_folder(path: str | os.PathLike) -> epath.Path | None:
     Raises:
       UserError: it cannot be looked at, for want of a right or of the object store's client.
     """
-    if files.is_weight_file(str(path)):
+    if is_weight_file(str(path)):
         return None
     try:
         folder = config_file.locate(path)

@@ -1,4 +1,7 @@
-"""What loading weights found and changed, for those who decide by it and those who print it."""
+"""What loading weights found and changed, for those who decide by it and those who print it.
+
+tests/weights/state_dict_test.py tests its notes.
+"""
 
 import dataclasses
 from collections.abc import Mapping

@@ -8,6 +8,7 @@ Both formats are read: the zip archive (since PyTorch 1.6), and the stream of pi
 import collections
 import io
 import math
+import os
 import pickle
 import struct
 import zipfile
@@ -17,7 +18,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from evovit_jax.errors import UserError
+from evovit_jax.errors import UserError, first_line
 
 STORAGES = {
     "DoubleStorage": np.float64,
@@ -33,6 +34,19 @@ STORAGES = {
 }
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
+# A file may hold at most this many times its own bytes, unpacked and through shared storages; small
+# ones anything up to the second number. PyTorch packs nothing, and ties a weight or two.
+MOST_TIMES, ALWAYS = 16, 64 << 20
+
+
+def check_size(what: str, unpacked: int, size: int) -> None:
+    """Refuses a file of `size` bytes in which there are far more.
+
+    Raises:
+      UserError: `unpacked` is more than any weights take.
+    """
+    if unpacked > max(ALWAYS, MOST_TIMES * size):
+        raise UserError(f"{what} {unpacked >> 20} MB, a file of {size >> 20} MB: refused")
 
 
 class Opaque:
@@ -80,6 +94,11 @@ class Tensor:
         ):
             raise pickle.UnpicklingError("a tensor is not made of a storage, a size and strides")
         self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
+
+    @property
+    def nbytes(self) -> int:
+        """Of the values, wherever they lie."""
+        return math.prod(self.size) * self.storage.dtype.itemsize
 
     def array(self) -> np.ndarray:
         """A copy of the values.
@@ -136,7 +155,8 @@ KNOWN |= {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+# The one written in Python: the other keeps its memo in a list, as long as a file may ask for.
+class _Unpickler(pickle._Unpickler):
     """Knows nothing but `KNOWN`."""
 
     def __init__(self, file: io.BufferedIOBase, find_storage: Callable[[tuple], Any]):
@@ -163,6 +183,10 @@ def _describe_storage(pid: Any) -> tuple[np.dtype, str, int]:
     return pid[1], str(pid[2]), pid[4]
 
 
+# What the unpickler raises where a byte is wrong.
+DAMAGED = (ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, AssertionError)
+
+
 def read_pth(path: str) -> Any:
     """The object that a `.pth` file holds, its tensors as NumPy arrays.
 
@@ -176,26 +200,26 @@ def read_pth(path: str) -> Any:
             else:
                 file.seek(0)
                 found = _read_legacy(file)
-            return _as_arrays(found)
+            return _Arrays(os.fstat(file.fileno()).st_size).of(found)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except RecursionError:
         raise UserError(f"{path} is damaged (nested too deeply)") from None
     except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, struct.error) as error:
-        raise UserError(f"{path} is damaged or no PyTorch file ({_short(error)})") from None
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError) as error:
-        raise UserError(f"{path} is damaged ({_short(error)})") from None
+        raise UserError(f"{path} is damaged or no PyTorch file ({first_line(error)})") from None
+    except DAMAGED as error:
+        raise UserError(f"{path} is damaged ({first_line(error)})") from None
     except (MemoryError, OverflowError):
         raise UserError(f"{path} is damaged (an impossible size)") from None
 
 
-def _short(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:120]
-
-
 def _read_zip(file: io.BufferedIOBase) -> Any:
     with zipfile.ZipFile(file) as archive:
+        check_size(
+            "it unpacks to",
+            sum(info.file_size for info in archive.infolist()),
+            os.fstat(file.fileno()).st_size,
+        )
         names = archive.namelist()
         pickles = [name for name in names if name.rsplit("/", 1)[-1] == "data.pkl"]
         if len(pickles) != 1:
@@ -249,12 +273,30 @@ def _read_legacy(file: io.BufferedIOBase) -> Any:
     return found
 
 
-def _as_arrays(value: Any) -> Any:
-    """`value` with an array for each tensor, through dicts and lists."""
-    if isinstance(value, Tensor):
-        return value.array()
-    if isinstance(value, dict):
-        return {key: _as_arrays(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_arrays(item) for item in value]
-    return value
+class _Arrays:
+    """Puts an array in the place of each tensor, through dicts and lists.
+
+    What is there twice is visited once; arrays of more bytes than a file of `size` can mean are
+    refused before they are made.
+    """
+
+    def __init__(self, size: int):
+        self._size, self._bytes = size, 0
+        self._visited: dict[int, Any] = {}
+
+    def of(self, value: Any) -> Any:
+        """`value` with arrays."""
+        if not isinstance(value, Tensor | dict | list | tuple):
+            return value
+        if id(value) not in self._visited:
+            self._visited[id(value)] = self._made(value)
+        return self._visited[id(value)]
+
+    def _made(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            self._bytes += value.nbytes
+            check_size("it holds tensors of", self._bytes, self._size)
+            return value.array()
+        if isinstance(value, dict):
+            return {key: self.of(item) for key, item in value.items()}
+        return [self.of(item) for item in value]

@@ -1,4 +1,7 @@
-"""Writes PyTorch's `.pth` format without PyTorch: what `torch.save(state_dict)` would write."""
+"""Writes PyTorch's `.pth` format without PyTorch: what `torch.save(state_dict)` would write.
+
+tests/weights/pth_read_test.py reads what it writes.
+"""
 
 import pickle
 import struct

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -46,47 +46,39 @@ def read_into(
     rest = _without_aliases(tensors, scheme)
     held = variables(model)
     classes = _other_classes(rest, scheme, held)
-    new, missing, integers, nonfinite = {}, [], [], []
-    resized: dict[str, tuple[Shape, Shape]] = {}
+    fitted, missing = _Fitted(scheme), []
     for link in scheme.links:
-        variable = held[link.path]
+        shape = held[link.path].shape
         absent = [name for name in link.names if name not in rest]
         if absent:
             if not link.optional or len(absent) < len(link.names):
                 missing.append(link.path)
             continue
         parts = [rest.pop(name) for name in link.names]
-        if classes and _is_head(link, scheme) and _differs(link, parts, variable.shape):
-            continue
-        value = _fit(link, parts, variable.shape, scheme, resized)
-        with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes Inf
-            new[link.path] = value.astype(variable.dtype)
-        if _is_real(variable) and not _is_real(value):
-            integers += link.names
-        if not np.isfinite(new[link.path] if _is_real(variable) else value).all():
-            nonfinite += link.names
-    _check_buffers(rest, scheme, other_grid=bool(resized))
-    unused = [name for name in rest if re.fullmatch(scheme.spare, name)]
-    ignored = [name for name in rest if name not in unused]
+        is_head = re.fullmatch(scheme.heads, link.path)
+        if not (classes and is_head and _differs(link, parts, shape)):
+            fitted.add(link, parts, held[link.path])
+    _check_buffers(rest, scheme, other_grid=bool(fitted.resized))
+    unused = tuple(name for name in rest if re.fullmatch(scheme.spare, name))
+    ignored = tuple(name for name in rest if name not in unused)
     _account(missing, ignored, allow_missing, scheme.hints)
-    if nonfinite and not allow_nonfinite:
-        raise UserError(f"NaN or Inf in {some(nonfinite)}; allow_nonfinite loads them all the same")
-    for path, value in new.items():
+    bad = fitted.nonfinite
+    if bad and not allow_nonfinite:
+        raise UserError(f"NaN or Inf in {some(bad)}; allow_nonfinite loads them as they are")
+    for path, value in fitted.values.items():
         held[path].set_value(jnp.asarray(value))
     settings, kept = _apply_settings(model, scheme)
-    optional = [link.path for link in scheme.links if link.optional and link.path not in new]
-    untrained = {path.split("/")[0] for path in optional if not path.endswith("/count")}
     return Loaded(
         classes=classes,
-        resized=resized,
-        unused=tuple(unused),
+        resized=fitted.resized,
+        unused=unused,
         missing=tuple(missing),
-        ignored=tuple(ignored),
-        untrained=tuple(sorted(untrained)),
+        ignored=ignored,
+        untrained=fitted.untrained(),
         settings=settings,
         kept=kept,
-        integers=tuple(integers),
-        nonfinite=tuple(nonfinite),
+        integers=tuple(fitted.integers),
+        nonfinite=tuple(bad),
     )
 
 
@@ -149,38 +141,60 @@ def _differs(link: Link, found: list[np.ndarray], shape: tuple[int, ...]) -> boo
     return others[0] == others[1]
 
 
-def _is_head(link: Link, scheme: Scheme) -> bool:
-    return re.fullmatch(scheme.heads, link.path) is not None
+class _Fitted:
+    """The values of a model's variables, and what there is to say of their tensors.
 
+    Attributes:
+      values: in the variable's shape and dtype, by its path.
+      resized: (shape there, shape here) of each tensor that was interpolated.
+      integers: tensors of whole numbers for variables that are not.
+      nonfinite: tensors with NaN or Inf, or with what is too large for the variable's dtype.
+    """
 
-def _is_real(values: nnx.Variable | np.ndarray) -> bool:
-    return jnp.issubdtype(values.dtype, jnp.floating)
+    def __init__(self, scheme: Scheme):
+        self._scheme = scheme
+        self.values: dict[str, np.ndarray] = {}
+        self.resized: dict[str, tuple[Shape, Shape]] = {}
+        self.integers: list[str] = []
+        self.nonfinite: list[str] = []
 
+    def add(self, link: Link, parts: list[np.ndarray], variable: nnx.Variable) -> None:
+        """Adds one variable.
 
-def _fit(
-    link: Link,
-    parts: list[np.ndarray],
-    shape: Shape,
-    scheme: Scheme,
-    resized: dict[str, tuple[Shape, Shape]],
-) -> np.ndarray:
-    """A variable's value; what is interpolated for it is added to `resized`."""
-    for name, value in zip(link.names, parts, strict=True):
-        if not any(jnp.issubdtype(value.dtype, kind) for kind in KINDS):
-            raise UserError(f"tensor {name} is of {value.dtype}, which no weights are")
-    expected = link.shapes(shape)
-    if link.path in scheme.resize and parts[0].shape != expected[0]:
-        other = scheme.resize[link.path](parts[0].astype(np.float32), expected[0])
-        if other.shape == expected[0]:
-            resized[link.names[0]] = (parts[0].shape, expected[0])
-            parts = [other]
-    for name, value, wanted in zip(link.names, parts, expected, strict=True):
-        if value.shape != wanted:
-            raise UserError(
-                f"tensor {name} has shape {value.shape}, the model needs {wanted}; "
-                "is it another model's checkpoint?"
-            )
-    return link.read(parts)
+        Raises:
+          UserError: its tensors are no numbers, or not of the shape that it needs.
+        """
+        value = self._fit(link, parts, variable.shape)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.values[link.path] = value.astype(variable.dtype)
+        is_real = jnp.issubdtype(variable.dtype, jnp.floating)
+        if is_real and not jnp.issubdtype(value.dtype, jnp.floating):
+            self.integers += link.names
+        if not np.isfinite(self.values[link.path] if is_real else value).all():
+            self.nonfinite += link.names
+
+    def untrained(self) -> tuple[str, ...]:
+        """The parts of the network that a checkpoint may be without, and this one is."""
+        absent = [x.path for x in self._scheme.links if x.optional and x.path not in self.values]
+        return tuple(sorted({p.split("/")[0] for p in absent if not p.endswith("/count")}))
+
+    def _fit(self, link: Link, parts: list[np.ndarray], shape: Shape) -> np.ndarray:
+        for name, value in zip(link.names, parts, strict=True):
+            if not any(jnp.issubdtype(value.dtype, kind) for kind in KINDS):
+                raise UserError(f"tensor {name} is of {value.dtype}, which no weights are")
+        expected, resize = link.shapes(shape), self._scheme.resize.get(link.path)
+        if resize and parts[0].shape != expected[0]:
+            other = resize(parts[0].astype(np.float32), expected[0])
+            if other.shape == expected[0]:
+                self.resized[link.names[0]] = (parts[0].shape, expected[0])
+                parts = [other]
+        for name, value, wanted in zip(link.names, parts, expected, strict=True):
+            if value.shape != wanted:
+                raise UserError(
+                    f"tensor {name} has shape {value.shape}, the model needs {wanted}; "
+                    "is it another model's checkpoint?"
+                )
+        return link.read(parts)
 
 
 def _check_buffers(rest: Tensors, scheme: Scheme, *, other_grid: bool) -> None:
@@ -192,7 +206,7 @@ def _check_buffers(rest: Tensors, scheme: Scheme, *, other_grid: bool) -> None:
 
 
 def _account(
-    missing: list[str], left: list[str], allow: bool | str, hints: Mapping[str, str]
+    missing: Sequence[str], left: Sequence[str], allow: bool | str, hints: Mapping[str, str]
 ) -> None:
     """Every variable and every tensor must be accounted for, or the gap asked for."""
 

@@ -75,6 +75,14 @@ def test_arrays_of_objects_are_refused(tmp_path):
         read_tensors(str(path))
 
 
+def test_an_archive_that_unpacks_to_far_more_is_refused_unopened(tmp_path):
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, w=np.zeros(25 << 20, np.float32))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(UserError, match=r"bomb\.npz unpacks to 10\d MB, a file of 0 MB: refused"):
+        read_tensors(str(path))
+
+
 def test_names_are_checked(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         read_tensors(str(tmp_path / "none.pth"))

@@ -137,9 +137,6 @@ def test_errors_name_the_file(tmp_path):
         load_weights(tiny(embed_dim=24), tmp_path / "w.npz")
 
 
-# --- the command ----------------------------------------------------------------------------------
-
-
 def test_the_export_says_what_it_is(tmp_path):
     save_weights(tiny(), tmp_path / "export")
     about = json.loads((tmp_path / "export" / ABOUT).read_text())

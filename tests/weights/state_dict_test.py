@@ -5,7 +5,6 @@ import pathlib
 
 import numpy as np
 import pytest
-from flax import nnx
 
 import evovit_jax
 from evovit_jax.errors import UserError
@@ -285,10 +284,34 @@ def test_dense_networks_do_without_the_tradeoffs_of_evo():
     assert from_torch(model, tensors)[0].startswith("without use in this model: ")
 
 
-def test_families_are_named_in_errors():
-    with pytest.raises(UserError, match=r"no family 'tim' for a LeViT; did you mean 'timm'\?"):
-        to_torch(make("levit_128s", None, LEVIT), "tim")
-    with pytest.raises(UserError, match="Google's ViT files have no place for"):
-        to_torch(make("deit3_small_patch16_224", None, VIT), "google")
-    with pytest.raises(UserError, match="no PyTorch layout for a Linear"):
-        to_torch(nnx.Linear(2, 2, rngs=nnx.Rngs(0)))
+def nan(value):
+    return np.where(np.arange(value.size).reshape(value.shape) == 1, np.nan, value)
+
+
+@pytest.mark.parametrize("bad", [nan, lambda v: v + np.inf, lambda v: v.astype("f8") + 1e300])
+def test_values_that_are_no_finite_numbers_are_refused_unless_asked_for(bad):
+    model = make("deit_tiny_patch16_224", None, VIT)
+    before = np.array(model.head.bias[...])
+    tensors = to_torch(model)
+    tensors["head.bias"] = bad(tensors["head.bias"])
+    with pytest.raises(UserError, match=r"NaN or Inf in head\.bias; allow_nonfinite"):
+        from_torch(model, tensors)
+    np.testing.assert_array_equal(model.head.bias[...], before)
+    assert from_torch(model, tensors, allow_nonfinite=True) == ["NaN or Inf in: head.bias"]
+    assert not np.isfinite(model.head.bias[...]).all()
+
+
+def test_whole_numbers_for_real_ones_are_said():
+    model = make("levit_128s", None, LEVIT)
+    tensors = to_torch(model)
+    tensors["head.l.bias"] = np.arange(5)
+    notes = from_torch(model, tensors)
+    assert notes == ["whole numbers where the model has real ones: head.l.bias"]
+    np.testing.assert_array_equal(model.head.linear.bias[...], np.arange(5))
+
+
+def test_a_tensor_that_is_no_numbers_is_refused():
+    model = make("deit_tiny_patch16_224", None, VIT)
+    for values in (np.array(["a"] * 5), np.ones(5, np.complex64)):
+        with pytest.raises(UserError, match=r"tensor head\.bias is of .*, which no weights are"):
+            from_torch(model, to_torch(model) | {"head.bias": values})

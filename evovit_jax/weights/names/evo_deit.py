@@ -3,6 +3,8 @@
 Block i: `norms.i` before attention, `qks.i.qk` (queries and keys), `vs.i.v`, `projs.i`, and
 `blocks.i` with the rest. The auxiliary heads `norm_cls` and `head_cls` may be absent. There is no
 representative token in that code, so these weights are used without one.
+
+tests/weights/state_dict_test.py sends it through a round trip.
 """
 
 import dataclasses

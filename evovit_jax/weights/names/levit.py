@@ -3,6 +3,8 @@
 The official code counts modules through all stages: two for a block (attention, MLP) and two for
 a subsampling (`blocks.4.kv.c.weight`). Evo-LeViT's names every tensor twice: in `blocks.*` a block
 is one module, in `stage_blocks.*` the blocks of a stage that select are one.
+
+tests/weights/state_dict_test.py sends it through a round trip.
 """
 
 import dataclasses

@@ -1,4 +1,7 @@
-"""LV-ViT under its official names, which DynamicViT's code on it shares."""
+"""LV-ViT under its official names, which DynamicViT's code on it shares.
+
+tests/weights/state_dict_test.py sends it through a round trip.
+"""
 
 from flax import nnx
 

@@ -1,4 +1,7 @@
-"""`.pth` files without PyTorch: both formats, what is refused, and files that are damaged."""
+"""`.pth` files without PyTorch: both formats, what is refused, and files that are damaged.
+
+Also tests weights/pth_write.py, by reading what it writes.
+"""
 
 import contextlib
 import io
@@ -250,3 +253,42 @@ def test_any_flipped_byte_of_the_pickle_gives_an_answer_or_one_line(tmp_path):
         messages.append(str(caught.value))
     assert len(messages) > 100  # the archive's checksum finds them
     assert not any("\n" in message for message in messages)
+
+
+def test_a_list_of_lists_of_lists_is_visited_once(tmp_path):
+    """30 lists, each twice in the next: a thousand million ways through half a kilobyte."""
+    nested = []
+    for _ in range(30):
+        nested = [nested, nested]
+    path = archive(tmp_path / "w.pth", pickled({"args": nested, "epoch": 3}))
+    with pytest.raises(UserError, match="holds no state dict"):
+        read_tensors(path)
+
+
+def test_many_tensors_over_one_storage_are_counted(tmp_path):
+    count = 100_000
+    tied = {f"w{i}": tensor(Storage("0", count), (count,), (1,)) for i in range(400)}
+    path = archive(tmp_path / "w.pth", pickled(tied), {"0": np.zeros(count, "<f4").tobytes()})
+    with pytest.raises(UserError, match=r"tensors of \d+ MB, a file of 0 MB: refused") as caught:
+        read_pth(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("entry", ["data.pkl", "byteorder"])
+def test_an_archive_that_unpacks_to_far_more_is_refused_unopened(tmp_path, entry):
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", pickled({}))
+    with zipfile.ZipFile(path, "a" if entry != "data.pkl" else "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(f"archive/{entry}", b"\0" * (100 << 20))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(UserError, match=r"unpacks to 10\d MB, a file of 0 MB: refused"):
+        read_pth(str(path))
+
+
+def test_a_place_in_the_memo_costs_no_memory(tmp_path):
+    """An unpickler that keeps a list of all places up to this one would need 16 GB."""
+    data = pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + pickle.LONG_BINPUT
+    data += struct.pack("<I", 2**31 - 2) + pickle.STOP
+    with pytest.raises(UserError, match="holds no state dict"):
+        read_tensors(archive(tmp_path / "w.pth", data))
