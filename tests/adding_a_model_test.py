@@ -16,6 +16,7 @@ from tiny import run_model
 
 import evovit_jax
 from evovit_jax import models, weights
+from evovit_jax.config import variants
 from evovit_jax.errors import UserError
 from evovit_jax.models import registry
 from evovit_jax.models.__main__ import row
@@ -84,14 +85,18 @@ def test_the_model_of_the_walk_runs(walk):
     assert walk["logits"].shape == (1, 1000)
     assert walk["out"].features.shape == (1, 16, 16)
     assert NAME in evovit_jax.list_models()
+    small = "image_size=28,embed_dim=16,depth=2,kernel_size=3"
+    assert variants.teacher(f"{NAME},depth=9") == f"{NAME},{small}"
     assert evovit_jax.create_model("deit_micro_patch16_224").config.embed_dim == 128
 
 
 def test_the_published_size_is_the_published_one(walk):
-    """Of timm 1.0.31: million parameters, billion multiply-adds."""
+    """21.1 million parameters in the paper; multiply-adds are those of its layers, 32x32 places."""
     del walk
-    assert row(NAME)[2] == "21.11"
-    assert float(row(NAME)[3]) == pytest.approx(19.55, rel=0.01)
+    _, _, parameters, gmacs, *_ = row(NAME)
+    assert float(parameters) == pytest.approx(21.1, abs=0.05)
+    layers = 32 * (7 * 7 * 768 + 768 * 768) + 7 * 7 * 3 * 768
+    assert float(gmacs) == pytest.approx((32 * 32 * layers + 768 * 1000) / 1e9, abs=1e-3)
 
 
 def test_files_with_timms_names_are_read_and_written(tensors, tmp_path):

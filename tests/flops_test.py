@@ -7,8 +7,10 @@ import pytest
 from flax import nnx
 
 from evovit_jax import flops, list_models
-from evovit_jax.models import abstract_model, layers
+from evovit_jax.models import abstract_model, layers, model_entry
+from evovit_jax.models.token_model import TokenModel
 
+TOKEN_MODELS = [n for n in list_models() if issubclass(model_entry(n).model, TokenModel)]
 # The official Evo-ViT on DeiT has no representative token.
 OFFICIAL_EVO = {
     "evo_deit_tiny_patch16_224": 0.818,
@@ -47,7 +49,7 @@ def agree(model) -> flops_formula.ModelMacs:
     return counted
 
 
-@pytest.mark.parametrize("name", [n for n in list_models() if not n.startswith("regnet")])
+@pytest.mark.parametrize("name", TOKEN_MODELS)
 def test_the_formula_counts_each_model_as_its_program_does(name):
     counted = agree(abstract_model(name))
     assert counted.embed > 0
