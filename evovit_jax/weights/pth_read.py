@@ -95,11 +95,6 @@ class Tensor:
             raise pickle.UnpicklingError("a tensor is not made of a storage, a size and strides")
         self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
 
-    @property
-    def nbytes(self) -> int:
-        """Of the values, wherever they lie."""
-        return math.prod(self.size) * self.storage.dtype.itemsize
-
     def array(self) -> np.ndarray:
         """A copy of the values.
 
@@ -276,8 +271,8 @@ def _read_legacy(file: io.BufferedIOBase) -> Any:
 class _Arrays:
     """Puts an array in the place of each tensor, through dicts and lists.
 
-    What is there twice is visited once; arrays of more bytes than a file of `size` can mean are
-    refused before they are made.
+    What is there twice is visited once; more arrays than a file of `size` bytes can mean are
+    refused.
     """
 
     def __init__(self, size: int):
@@ -294,9 +289,10 @@ class _Arrays:
 
     def _made(self, value: Any) -> Any:
         if isinstance(value, Tensor):
-            self._bytes += value.nbytes
+            array = value.array()  # no larger than its storage
+            self._bytes += array.nbytes
             check_size("it holds tensors of", self._bytes, self._size)
-            return value.array()
+            return array
         if isinstance(value, dict):
             return {key: self.of(item) for key, item in value.items()}
         return [self.of(item) for item in value]
