@@ -1,4 +1,7 @@
-"""Weights that a run starts from or learns from: what loading adapts is said, or refused."""
+"""Weights that a run starts from or learns from: what loading adapts is said, or refused.
+
+Tested in tests/train/program_test.py.
+"""
 
 import jax
 from flax import nnx

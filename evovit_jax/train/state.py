@@ -1,4 +1,7 @@
-"""The state of a training: everything that a step changes."""
+"""The state of a training: everything that a step changes.
+
+Tested in tests/workdir/checkpoints_test.py.
+"""
 
 import dataclasses
 import functools
