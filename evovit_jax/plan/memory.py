@@ -21,7 +21,7 @@ from evovit_jax.plan import collectives
 from evovit_jax.plan import report as plan_report
 from evovit_jax.plan.report import Plan
 from evovit_jax.train import reduction_schedule
-from evovit_jax.train.program import Run
+from evovit_jax.train.program import Program, build
 
 # Images of an epoch: the length of a run does not change its steps, so data need not be at hand.
 EXAMPLES = 1_281_167
@@ -42,7 +42,7 @@ def make(config: ConfigDict, devices: list[jax.Device]) -> Plan:
     config = config.copy_and_resolve_references()
     if config.model.num_classes is None:
         config.model.num_classes = num_classes(config)
-    run = Run(config, devices, examples=EXAMPLES)
+    run = build(config, devices, examples=EXAMPLES)
     start = time.perf_counter()
     with jax.set_mesh(run.mesh):
         lowered = run.step_at(0).lower(run.like, abstract_batch(run))
@@ -83,7 +83,7 @@ def num_classes(config: ConfigDict) -> int:
     return labels.num_classes
 
 
-def abstract_batch(run: Run) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(run: Program) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a training batch, and where it lives."""
     size, count = run.config.model.image_size, run.config.batch_size
     placed = sharding.batch_sharding(run.mesh)

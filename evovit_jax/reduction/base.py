@@ -145,8 +145,10 @@ class Reducer(nnx.Module):
     not_in_pyramids: str | None = "it is defined for networks that keep their resolution"
     # Whether it looks at the class token's attention.
     needs_class_token = False
-    # Whether its published recipe has losses against a teacher, the network without reduction.
-    learns_from_teacher = False
+    # Names of what `losses` returns, and of what `teacher_losses` does: the losses against a
+    # teacher, the network without reduction, that its published recipe has.
+    loss_names: tuple[str, ...] = ()
+    teacher_loss_names: tuple[str, ...] = ()
     # Fields that the parameters' shapes depend on: they cannot change for a call.
     fixed_fields: tuple[str, ...] = ()
     # Fields that belong to the weights: with other values they make another network.
@@ -253,7 +255,7 @@ class Reducer(nnx.Module):
         return tokens
 
     def losses(self, tokens: TokenSet) -> dict[str, Float[Array, ""]]:
-        """Extra training losses by name, unweighted, from the finished token set."""
+        """Extra training losses by name (`loss_names`), unweighted, from the finished tokens."""
         del tokens
         return {}
 
@@ -267,7 +269,7 @@ class Reducer(nnx.Module):
         """Extra training losses by name, unweighted, against a frozen unreduced teacher's pass.
 
         `out` and `teacher` are the `Outputs` of the training pass and of the teacher's inference.
-        A method that has such losses sets `learns_from_teacher`.
+        A method that has such losses names them in `teacher_loss_names`.
         """
         del logits, out, teacher_logits, teacher
         return {}

@@ -28,6 +28,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -76,7 +77,8 @@ class DynamicViT(Located):
     """Learned, image-dependent pruning."""
 
     fixed_fields = ("locations",)
-    learns_from_teacher = True
+    loss_names = ("ratio",)
+    teacher_loss_names = ("distill_logits", "distill_tokens")
     torch_names = (
         (r"(score_predictor\.\d+)\.norm\.(.*)", r"\1.in_conv.0.\2"),
         (r"(score_predictor\.\d+)\.embed\.(.*)", r"\1.in_conv.1.\2"),
@@ -183,7 +185,7 @@ def decided(tokens: TokenSet) -> Float[Array, "b p"]:
 def divergence(student: Float[Array, "*b k"], teacher: Float[Array, "*b k"]) -> Float[Array, "*b"]:
     """Kullback-Leibler divergence of the student's distribution from the teacher's."""
     student, teacher = (jax.nn.log_softmax(x, axis=-1) for x in (student, teacher))
-    return (jnp.exp(teacher) * (teacher - student)).sum(axis=-1)
+    return optax.losses.kl_divergence_with_log_targets(student, teacher)
 
 
 def sample(log_probs: Float[Array, "b p 2"], key: jax.Array | None) -> Float[Array, "b p 2"]:

@@ -17,6 +17,8 @@ the averages and the checkpoints do not know it.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -29,14 +31,13 @@ from evovit_jax.config.fields import RANDOM
 from evovit_jax.errors import UserError, suggestion
 from evovit_jax.models import Outputs, create_model, model_entry
 from evovit_jax.models.variables import Skeleton, Variables
-from evovit_jax.train import initial_weights
+from evovit_jax.train import initial_weights, losses
 from evovit_jax.weights.files import find_folder
 from evovit_jax.workdir.config_file import read_run
 
 KINDS = ("none", "soft", "hard", "cls", "self")
 
 TeacherValues = tuple[Variables, Variables]
-Terms = dict[str, Float[Array, ""]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,15 +46,63 @@ class Teacher:
 
     Attributes:
       settings: the run's `config.distill`.
+      create: makes the network with random values.
+      weights: where its values are; `RANDOM` for those that `create` makes.
       skeleton: the network without its variables.
+      like: shapes and dtypes of its variables.
       factor: of each channel, from the student's normalised pixels to the teacher's.
       shift: likewise, added after the factor.
     """
 
     settings: ConfigDict
+    create: Callable[[], nnx.Module]
+    weights: str
     skeleton: Skeleton
+    like: TeacherValues
     factor: tuple[float, ...]
     shift: tuple[float, ...]
+
+    @classmethod
+    def of(cls, config: ConfigDict) -> "Teacher | None":
+        """The teacher of a run, None where it has none; the number of classes is filled in.
+
+        Raises:
+          UserError: settings that cannot be used, or a model that cannot be made.
+        """
+        check(config)
+        if config.distill.kind == "none":
+            return None
+        weights = _weights(config)
+        if config.distill.kind == "self":
+            fields = {k: v for k, v in config.model.items() if k != "name" and v is not None}
+            create = functools.partial(create_model, config.model.name, "none", **fields)
+            mean, std = config.mean, config.std
+        else:
+            name, fields = reduction.parse(config.distill.teacher)
+            fields = {k: config.model[k] for k in ("image_size", "num_classes")} | fields
+            create = functools.partial(create_model, name, **fields)
+            mean, std = _normalisation(name, weights)
+        network = nnx.eval_shape(create)
+        return cls(
+            settings=config.distill,
+            create=create,
+            weights=weights,
+            skeleton=Skeleton(network),
+            like=Skeleton.variables(network),
+            factor=tuple(float(s / t) for s, t in zip(config.std, std, strict=True)),
+            shift=tuple(float((a - b) / t) for a, b, t in zip(config.mean, mean, std, strict=True)),
+        )
+
+    def load(self) -> TeacherValues:
+        """The teacher's variables, from its weights.
+
+        Raises:
+          UserError: they are not there, or do not fit.
+        """
+        network = self.create()
+        if self.weights == RANDOM:
+            return Skeleton.variables(network)
+        return initial_weights.load(network, self.weights, teaches=True)
 
     def look(
         self, values: TeacherValues, images: Float[Array, "b h w c"]
@@ -72,7 +121,7 @@ class Teacher:
         student: nnx.Module,
         logits: Float[Array, "b k"],
         out: Outputs,
-    ) -> tuple[Float[Array, ""] | None, Terms]:
+    ) -> tuple[Float[Array, ""] | None, losses.Terms]:
         """The loss that takes `alpha` of the labels' (None where none does), and losses beside it.
 
         Args:
@@ -88,46 +137,7 @@ class Teacher:
         taught, teacher_out = self.look(values, images)
         if self.settings.kind == "self":
             return None, student.reducer.teacher_losses(logits, out, taught, teacher_out)
-        return label_free_loss(self.settings, logits, out, taught), {}
-
-
-def label_free_loss(
-    settings: ConfigDict,
-    logits: Float[Array, "b k"],
-    out: Outputs,
-    taught: Float[Array, "b k"],
-) -> Float[Array, ""]:
-    """The loss of the kinds "soft", "hard" and "cls" against the teacher's logits.
-
-    Raises:
-      UserError: the student has not got the heads that the kind is for.
-    """
-    heads = [out.aux_logits.get("dist", logits)]
-    if settings.kind == "soft":
-        return soft_loss(heads[0], taught, settings.tau)
-    if settings.kind == "cls":
-        if not {"dist", "cls_dist"} <= set(out.aux_logits):
-            raise UserError(
-                "distill.kind='cls' is for a model with distillation heads on the patches and "
-                "on the class token (Evo-LeViT); use 'hard'"
-            )
-        heads.append(out.aux_logits["cls_dist"])
-    return sum(hard_loss(head, taught) for head in heads) / len(heads)
-
-
-def soft_loss(
-    logits: Float[Array, "b k"], taught: Float[Array, "b k"], tau: float
-) -> Float[Array, ""]:
-    """`tau^2 * KL(softmax(taught / tau) || softmax(logits / tau))`, the mean over images."""
-    wanted = jax.nn.log_softmax(taught / tau, axis=-1)
-    found = jax.nn.log_softmax(logits / tau, axis=-1)
-    return tau**2 * (jnp.exp(wanted) * (wanted - found)).sum(axis=-1).mean()
-
-
-def hard_loss(logits: Float[Array, "b k"], taught: Float[Array, "b k"]) -> Float[Array, ""]:
-    """Cross entropy with the class that the teacher finds most likely, the mean over images."""
-    labels = jax.nn.one_hot(taught.argmax(axis=-1), taught.shape[-1], dtype=jnp.float32)
-    return -(labels * jax.nn.log_softmax(logits, axis=-1)).sum(axis=-1).mean()
+        return losses.label_free_loss(self.settings, logits, out, taught), {}
 
 
 def check(config: ConfigDict) -> None:
@@ -147,7 +157,7 @@ def check(config: ConfigDict) -> None:
         return
     if c.kind == "self":
         method = reduction.parse(config.reduction or model_entry(config.model.name).reduction)[0]
-        if not reduction.reducer_class(method).learns_from_teacher:
+        if not reduction.reducer_class(method).teacher_loss_names:
             raise UserError(f"distill.kind='self': reduction {method!r} has no losses of its own")
         if c.teacher:
             raise UserError("distill.kind='self' teaches by the model itself: leave teacher empty")
@@ -162,60 +172,15 @@ def check(config: ConfigDict) -> None:
         )
 
 
-def make_teacher(config: ConfigDict) -> Teacher | None:
-    """The teacher of a run, None where it has none; `config.model.num_classes` is filled in.
-
-    Raises:
-      UserError: settings that cannot be used, or a model that cannot be made.
-    """
-    check(config)
-    if config.distill.kind == "none":
-        return None
-    skeleton = Skeleton(nnx.eval_shape(lambda: _create(config)))
-    mean, std = _normalisation(config)
-    factor = tuple(float(s / t) for s, t in zip(config.std, std, strict=True))
-    shift = tuple(float((a - b) / t) for a, b, t in zip(config.mean, mean, std, strict=True))
-    return Teacher(config.distill, skeleton, factor, shift)
-
-
-def abstract_values(config: ConfigDict) -> TeacherValues:
-    """Shapes and dtypes of `load_values`."""
-    return Skeleton.variables(nnx.eval_shape(lambda: _create(config)))
-
-
-def load_values(config: ConfigDict) -> TeacherValues:
-    """The teacher's variables, from its weights.
-
-    Raises:
-      UserError: they are not there, or do not fit.
-    """
-    model, weights = _create(config), _weights(config)
-    if weights == RANDOM:
-        return Skeleton.variables(model)
-    return initial_weights.load(model, weights, teaches=True)
-
-
-def _create(config: ConfigDict) -> nnx.Module:
-    """The teacher with random values; like the student in image size and number of classes."""
-    if config.distill.kind == "self":
-        given = {k: v for k, v in config.model.items() if k != "name" and v is not None}
-        return create_model(config.model.name, "none", **given)
-    name, fields = reduction.parse(config.distill.teacher)
-    like_student = {k: config.model[k] for k in ("image_size", "num_classes")}
-    return create_model(name, **{**like_student, **fields})
-
-
 def _weights(config: ConfigDict) -> str:
     own = config.distill.teacher_weights
     return own or (config.init_weights if config.distill.kind == "self" else "")
 
 
-def _normalisation(config: ConfigDict) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) of the teacher's pixels in 0..1: its own, or those of the run that it is from."""
-    if config.distill.kind == "self":
-        return config.mean, config.std
-    run = read_run(find_folder(_weights(config)))
+def _normalisation(name: str, weights: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of a teacher's pixels in 0..1: its own, or those of the run that it is from."""
+    run = read_run(find_folder(weights))
     if run:
         return run["mean"], run["std"]
-    transform = model_entry(reduction.parse(config.distill.teacher)[0]).transform
+    transform = model_entry(name).transform
     return transform.mean, transform.std

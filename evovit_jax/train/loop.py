@@ -17,7 +17,7 @@ from evovit_jax.parallel import sharding
 from evovit_jax.parallel.preemption import Preemption
 from evovit_jax.train import nan_guard, reduction_schedule
 from evovit_jax.train.profiler import Profiler
-from evovit_jax.train.program import Run
+from evovit_jax.train.program import Program, build
 from evovit_jax.train.utilisation import Cost, InputWait, Pace, progress
 from evovit_jax.workdir import class_names
 from evovit_jax.workdir.checkpoints import Checkpointer
@@ -48,7 +48,7 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Result:
         finite.
     """
     workdir = locate(workdir)
-    run = Run(config)
+    run = build(config)
     with jax.set_mesh(run.mesh), Preemption() as preemption, contextlib.ExitStack() as stack:
         with kept(workdir, run.config) as changes:
             for change in changes:
@@ -56,11 +56,11 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Result:
             checkpoints = stack.enter_context(contextlib.closing(_checkpoints(run, workdir)))
             loop = Loop(run, workdir, checkpoints, preemption)
             stack.callback(loop.writer.close)
-            class_names.write(workdir, run.train_source.class_names)
+            class_names.write(workdir, run.data.train_source.class_names)
         return loop.go()
 
 
-def _checkpoints(run: Run, workdir: epath.Path) -> Checkpointer:
+def _checkpoints(run: Program, workdir: epath.Path) -> Checkpointer:
     return Checkpointer(workdir, keep=run.config.keep_checkpoints, keep_best=run.config.keep_best)
 
 
@@ -68,13 +68,13 @@ class Loop:
     """One pass over the steps that are left."""
 
     def __init__(
-        self, run: Run, workdir: epath.Path, checkpoints: Checkpointer, preemption: Preemption
+        self, run: Program, workdir: epath.Path, checkpoints: Checkpointer, preemption: Preemption
     ):
         self.run, self.workdir = run, workdir
         self.checkpoints, self.preemption = checkpoints, preemption
         self.profiler = Profiler(run.config.profile_steps, workdir)
-        self.data = run.train_iterator()
-        say(run.describe_data())
+        self.data = run.data.train_iterator()
+        say(run.data.describe())
         restored = checkpoints.restore(run.like)
         if restored is None:
             self.restored, self.state = None, run.fresh_state()
@@ -83,11 +83,11 @@ class Loop:
             self.data.set_state(data_state)
             self.restored = int(self.state.step)
             say(f"restored step {self.restored}")
-        if (self.restored or 0) < run.total:
-            _ = run.teacher_values  # what does not fit is said before anything is written
+        # What does not fit is said before anything is written.
+        self.teacher = run.load_teacher() if (self.restored or 0) < run.total else None
         self.writer = MetricWriter(workdir, self.restored)
         self.pace = Pace(run.config.batch_size)
-        self.cost, self.wait = Cost(run), InputWait()
+        self.cost, self.wait, self.gmacs = Cost(run), InputWait(), 0.0
         self.evaluated: tuple[int, dict[str, float]] | None = None
 
     def go(self) -> Result:
@@ -150,8 +150,8 @@ class Loop:
         if any(phase.start == step for phase in self.run.phases):
             self.pace.pause()  # another program: its compilation is no part of the pace
             say(reduction_schedule.describe(reduction_schedule.at(self.run.phases, step)))
-        self.cost.gmacs(step)  # counted here, where the program is compiled too
-        self.state = self.run.step_at(step)(self.state, batch)
+        self.gmacs = self.cost.gmacs(step)  # counted here, where the program is compiled too
+        self.state = self.run.step_at(step)(self.state, batch, self.teacher)
         if not self.pace.stepped():
             self.wait.lap()  # what the first step waited for is no part of the pace either
         self.profiler.after(step, self.state)
@@ -168,7 +168,7 @@ class Loop:
         waited = self.wait.lap()
         if rate is not None:
             values |= {"images_per_second": rate, "input_wait_share": waited}
-        values |= self.cost.metrics(step - 1, rate)
+        values |= self.cost.metrics(self.gmacs, rate)
         self.writer.write(step, values)
         say(progress(step, self.run.total, values, self.run.config.batch_size))
         self.state = self.state.replace(meter=self.run.fresh_meter())
@@ -210,7 +210,7 @@ class Loop:
         }
 
 
-def describe(run: Run) -> str:
+def describe(run: Program) -> str:
     """A run in half a line."""
     model = run.config.model
     count = sum(leaf.size for leaf in jax.tree.leaves(run.like.params))

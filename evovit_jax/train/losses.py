@@ -1,29 +1,25 @@
 """The training loss: the heads' cross entropies and the reducer's own losses, added up by name."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from evovit_jax import rules
 from evovit_jax.errors import UserError, suggestion
 from evovit_jax.models.outputs import Outputs
+from evovit_jax.reduction.base import Reducer
 
 Terms = dict[str, Float[Array, ""]]
 
 
 def targets_of(labels: Int[Array, " b"], classes: int, smoothing: float) -> Float[Array, "b k"]:
     """Soft targets: `1 - smoothing` on the label, `smoothing` spread over all classes."""
-    one_hot = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
-    return one_hot * (1 - smoothing) + smoothing / classes
-
-
-def softmax_loss(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Float[Array, " b"]:
-    """Cross entropy with soft targets, of each example."""
-    return -(targets * jax.nn.log_softmax(logits, axis=-1)).sum(axis=-1)
+    return optax.smooth_labels(jax.nn.one_hot(labels, classes, dtype=jnp.float32), smoothing)
 
 
 def sigmoid_loss(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Float[Array, " b"]:
@@ -36,7 +32,7 @@ def sigmoid_loss(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> F
 
 
 CRITERIA: dict[str, Callable[[Array, Array], Array]] = {
-    "softmax": softmax_loss,
+    "softmax": optax.softmax_cross_entropy,
     "sigmoid": sigmoid_loss,
 }
 
@@ -91,6 +87,63 @@ def training_loss(
     return total, {"loss": total, **terms}
 
 
-def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """The names of loss terms, parts before the total: what a NaN guard should look at first."""
-    return tuple(sorted(names, key=lambda name: (name == "loss", name)))
+def names(config: ConfigDict, model: nnx.Module) -> tuple[str, ...]:
+    """Names of the loss's terms, parts before the total: what a NaN guard should look at first.
+
+    Args:
+      config: the run's.
+      model: its network, with or without values.
+    """
+    reducer = getattr(model, "reducer", Reducer)
+    own = list(reducer.loss_names)
+    if config.distill.kind == "self":
+        own += reducer.teacher_loss_names
+    elif config.distill.kind != "none":
+        own.append("distill")
+    if hasattr(model, "head_cls") and config.loss.cls_weight:
+        own.append("cls")
+    return (*sorted(f"loss_{name}" for name in own), "loss")
+
+
+def label_free_loss(
+    settings: ConfigDict,
+    logits: Float[Array, "b k"],
+    out: Outputs,
+    taught: Float[Array, "b k"],
+) -> Float[Array, ""]:
+    """The loss of the kinds "soft", "hard" and "cls" against the teacher's logits.
+
+    Args:
+      settings: the run's `config.distill`.
+      logits: of the student's training pass.
+      out: what else it returned.
+      taught: the teacher's logits.
+
+    Raises:
+      UserError: the student has not got the heads that the kind is for.
+    """
+    heads = [out.aux_logits.get("dist", logits)]
+    if settings.kind == "soft":
+        return soft_loss(heads[0], taught, settings.tau)
+    if settings.kind == "cls":
+        if not {"dist", "cls_dist"} <= set(out.aux_logits):
+            raise UserError(
+                "distill.kind='cls' is for a model with distillation heads on the patches and "
+                "on the class token (Evo-LeViT); use 'hard'"
+            )
+        heads.append(out.aux_logits["cls_dist"])
+    return sum(hard_loss(head, taught) for head in heads) / len(heads)
+
+
+def soft_loss(
+    logits: Float[Array, "b k"], taught: Float[Array, "b k"], tau: float
+) -> Float[Array, ""]:
+    """`tau^2 * KL(softmax(taught / tau) || softmax(logits / tau))`, the mean over images."""
+    student, teacher = (jax.nn.log_softmax(x / tau, axis=-1) for x in (logits, taught))
+    return tau**2 * optax.losses.kl_divergence_with_log_targets(student, teacher).mean()
+
+
+def hard_loss(logits: Float[Array, "b k"], taught: Float[Array, "b k"]) -> Float[Array, ""]:
+    """Cross entropy with the class that the teacher finds most likely, the mean over images."""
+    labels = taught.argmax(axis=-1)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()

@@ -21,7 +21,7 @@ from evovit_jax.train import ema, losses, nan_guard
 from evovit_jax.train.distillation import Teacher, TeacherValues
 from evovit_jax.train.micro_batches import mean_gradients
 from evovit_jax.train.prepare_batch import prepare
-from evovit_jax.train.state import TrainState
+from evovit_jax.train.state import TrainState, new_state
 
 Overrides = tuple[tuple[str, Any], ...]
 # What the meter sums up beside the loss's terms.
@@ -30,13 +30,12 @@ MEASURED = ("accuracy", "grad_norm")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainStep:
-    """`step(state, batch, overrides) -> state` for a network, a loss and an optimiser.
+    """`step(state, batch, overrides, teacher) -> state` for a network, a loss and an optimiser.
 
     Attributes:
-      config: the run's.
+      config: the run's, with its number of classes.
       skeleton: the network without its variables.
       tx: the optimiser.
-      classes: how many there are.
       terms: names of the loss's terms, in the order in which the NaN guard looks at them.
       names: the parameters' names, likewise.
       teacher: what the network also learns from; its variables come with each call.
@@ -45,10 +44,19 @@ class TrainStep:
     config: ConfigDict
     skeleton: Skeleton
     tx: optax.GradientTransformation
-    classes: int
-    terms: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
+    terms: tuple[str, ...]
+    names: tuple[str, ...]
     teacher: Teacher | None = None
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of what the meter sums up."""
+        return (*self.terms, *MEASURED)
+
+    def first_state(self, params: Variables, stats: Variables) -> TrainState:
+        """The state before the first step."""
+        average = self.config.ema.decay > 0
+        return new_state(params, stats, self.tx, new_meter(self.measured), keep_average=average)
 
     def __call__(
         self,
@@ -60,7 +68,7 @@ class TrainStep:
         """One optimiser step; the state stays as it was where a tensor is not finite."""
         key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
         mix_key, model_key = jax.random.split(key)
-        images, targets = prepare(self.config, mix_key, batch, self.classes)
+        images, targets = prepare(self.config, mix_key, batch, self.config.model.num_classes)
         loss = functools.partial(self.loss, overrides=overrides, teacher=teacher)
         grads, stats, terms = mean_gradients(
             loss,
@@ -112,6 +120,11 @@ class TrainStep:
             taught, others = self.teacher.losses(teacher, images, model, logits, out)
         total, terms = losses.training_loss(self.config, logits, out, targets, taught, others)
         hits = logits.argmax(axis=-1) == targets.argmax(axis=-1)
+        if terms.keys() != set(self.terms):
+            raise ValueError(
+                f"the loss has the terms {sorted(terms)}, and {sorted(self.terms)} were announced: "
+                "a reducer names its losses in `loss_names` and `teacher_loss_names`"
+            )
         terms["accuracy"] = hits.mean(dtype=jnp.float32)
         return total, (Skeleton.variables(model)[1], terms)
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from evovit_jax import flops
 from evovit_jax.hardware import accelerators
+from evovit_jax.models.variables import Variables
 from evovit_jax.train import reduction_schedule
-from evovit_jax.train.program import Run
+from evovit_jax.train.program import Program
 
 # Metrics that differ between two runs of the same training.
 MEASURED = ("images_per_second", "share_of_peak", "input_wait_share")
@@ -20,7 +20,7 @@ MEASURED = ("images_per_second", "share_of_peak", "input_wait_share")
 class Cost:
     """What a step of a run computes, by the phase that it is in."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Program):
         self._run = run
         device = run.mesh.devices.flat[0]
         self._share = functools.partial(
@@ -36,23 +36,18 @@ class Cost:
         return self._gmacs(reduction_schedule.at(self._run.phases, step).overrides)
 
     def _count(self, overrides: tuple[tuple[str, Any], ...]) -> float:
-        size = self._run.config.model.image_size
-        graphdef, state = nnx.split(nnx.eval_shape(self._run.create_model))
+        run, size = self._run, self._run.config.model.image_size
         images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
 
-        def logits(state: Any, images: jax.Array) -> jax.Array:
-            return nnx.merge(graphdef, state)(images, reduction=dict(overrides))[0]
+        def logits(params: Variables, stats: Variables, images: jax.Array) -> jax.Array:
+            return run.skeleton.build(params, stats)(images, reduction=dict(overrides))[0]
 
-        return flops.macs_of(logits, state, images) / 1e9
+        return flops.macs_of(logits, run.like.params, run.like.stats, images) / 1e9
 
-    def metrics(self, step: int, images_per_second: float | None) -> dict[str, float]:
-        """`gmacs` of step number `step`, and `share_of_peak` (0 to 1) on a known accelerator."""
-        found = {"gmacs": self.gmacs(step)}
-        if images_per_second is not None:
-            share = self._share(found["gmacs"], images_per_second)
-            if share is not None:
-                found["share_of_peak"] = share
-        return found
+    def metrics(self, gmacs: float, images_per_second: float | None) -> dict[str, float]:
+        """`gmacs`, and `share_of_peak` (0 to 1) on a known accelerator."""
+        share = None if images_per_second is None else self._share(gmacs, images_per_second)
+        return {"gmacs": gmacs} | ({} if share is None else {"share_of_peak": share})
 
 
 class InputWait:

@@ -9,7 +9,7 @@ from tiny import tiny_config
 
 from evovit_jax.hardware import cpu
 from evovit_jax.plan import memory
-from evovit_jax.train.program import Run
+from evovit_jax.train.program import build
 
 # Pages that the kernel hands out during ten calls of a program with two results of 32 MiB each.
 FAULTS = """
@@ -66,7 +66,7 @@ def test_remat_is_not_undone_in_the_trainer():
         config = tiny_config(
             batch_size=64, accumulate=1, model__depth=4, model__image_size=16, model__remat=remat
         )
-        run = Run(config, jax.devices()[:1])
+        run = build(config, jax.devices()[:1])
         compiled = run.step_at(0).lower(run.like, memory.abstract_batch(run)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 

@@ -13,7 +13,7 @@ from tiny import tiny_config
 from evovit_jax.errors import UserError
 from evovit_jax.parallel import sharding
 from evovit_jax.train.prepare_batch import prepare
-from evovit_jax.train.program import Run
+from evovit_jax.train.program import build
 
 # Everything random is on: mixing, erasing, stochastic depth.
 FIELDS = {
@@ -32,7 +32,7 @@ MESHES = {"one": (1, 1), "data": (8, 1), "fsdp": (1, 8), "both": (2, 4)}
 def make_run(mesh, **fields):
     data, fsdp = MESHES[mesh]
     config = tiny_config(mesh__data=data, mesh__fsdp=fsdp, **{**FIELDS, **fields})
-    return Run(config, jax.devices()[: data * fsdp])
+    return build(config, jax.devices()[: data * fsdp])
 
 
 def batches(run, count):

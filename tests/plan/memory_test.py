@@ -15,7 +15,7 @@ from evovit_jax.errors import UserError
 from evovit_jax.plan import memory
 from evovit_jax.plan import report as plan_report
 from evovit_jax.plan.collectives import Collective
-from evovit_jax.train.program import Run
+from evovit_jax.train.program import build
 
 KEYS = {
     "param_bytes_per_device",
@@ -58,7 +58,7 @@ def check_formula(found, shapes, fsdp):
 def test_the_state_is_what_the_formula_says(fsdp):
     config = tiny_config(mesh__fsdp=fsdp, ema__decay=0.99)
     made = memory.make(config, jax.devices())
-    shapes = [leaf.shape for leaf in Run(config).like.params.values()]
+    shapes = [leaf.shape for leaf in build(config).like.params.values()]
     check_formula(json.loads(plan_report.as_json(made, None)), shapes, fsdp)
     assert made.mesh == {"data": 8 // fsdp, "fsdp": fsdp}
     assert ("all-gather" in made.collectives) == (fsdp > 1)
@@ -173,7 +173,7 @@ def test_64_devices_compile_evo_deit_s():
     assert set(found) >= KEYS
     assert found["mesh"] == {"data": 8, "fsdp": 8}
     config = tiny_config(**{name.replace(".", "__"): value for name, value in DEIT_S.items()})
-    shapes = [leaf.shape for leaf in Run(config, jax.devices()[:1]).like.params.values()]
+    shapes = [leaf.shape for leaf in build(config, jax.devices()[:1]).like.params.values()]
     check_formula(found, shapes, 8)
     parameters = 4 * sum(math.prod(shape) for shape in shapes)
     assert found["param_bytes_per_device"] == pytest.approx(parameters / 8, rel=0.01)

@@ -7,7 +7,7 @@ from tiny import tiny_config
 
 from evovit_jax import reduction
 from evovit_jax.parallel import sharding
-from evovit_jax.train.program import Run
+from evovit_jax.train.program import build
 
 STEPS = 20
 EXTRA_LOSSES = {"dynamicvit": {"loss_ratio"}}
@@ -27,8 +27,8 @@ def trained(method):
         augment__crop="none",
         ema__decay=0.0,
     )
-    run = Run(config, jax.devices()[:1])
-    state, taken, terms = run.fresh_state(), next(run.train_iterator()), []
+    run = build(config, jax.devices()[:1])
+    state, taken, terms = run.fresh_state(), next(run.data.train_iterator()), []
     with jax.set_mesh(run.mesh):
         batch = {name: taken[name] for name in ("image", "label")}
         batch = sharding.put_batch(run.mesh, batch)  # the same in every step

@@ -11,25 +11,9 @@ import evovit_jax
 from evovit_jax import config as config_lib
 from evovit_jax import weights
 from evovit_jax.errors import UserError
-from evovit_jax.models import Outputs
 from evovit_jax.parallel import sharding
-from evovit_jax.train import distillation, losses
-from evovit_jax.train.program import Run
-
-LOGITS = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]], np.float32)
-DIST = np.array([[0.0, 1.0, 0.0], [2.0, 0.0, 1.0]], np.float32)
-CLS = np.array([[0.5, 0.5, 2.0], [1.0, -1.0, 0.0]], np.float32)
-CLS_DIST = np.array([[2.0, 0.0, 2.0], [0.0, -1.0, 1.0]], np.float32)
-TAUGHT = np.array([[3.0, 1.0, 0.0], [0.0, 1.0, 4.0]], np.float32)
-TARGETS = np.array([[0.7, 0.3, 0.0], [0.0, 0.5, 0.5]], np.float32)
-
-
-def log_softmax(x):
-    return x - np.log(np.exp(x).sum(1, keepdims=True))
-
-
-def cross_entropy(logits, targets):
-    return -(targets * log_softmax(logits)).sum(1).mean()
+from evovit_jax.train import distillation
+from evovit_jax.train.program import build
 
 
 def config(model="levit_128s", **fields):
@@ -50,60 +34,11 @@ REGNET = {
 }
 
 
-def taught(kind, **aux_logits):
-    c = config(distill__kind=kind)
-    heads = {name: jnp.array(value) for name, value in aux_logits.items()}
-    out = Outputs(features=jnp.zeros((2, 1, 1)), aux_logits=heads)
-    found = distillation.label_free_loss(c.distill, jnp.array(LOGITS), out, jnp.array(TAUGHT))
-    return c, out, found
-
-
-def test_soft_is_the_divergence_at_a_temperature():
-    t, x = log_softmax(TAUGHT / 3), log_softmax(DIST / 3)
-    expected = 9 * (np.exp(t) * (t - x)).sum(1).mean()
-    np.testing.assert_allclose(taught("soft", dist=DIST)[2], expected, rtol=1e-5)
-    x = log_softmax(LOGITS / 3)  # without a head of its own
-    expected = 9 * (np.exp(t) * (t - x)).sum(1).mean()
-    np.testing.assert_allclose(taught("soft")[2], expected, rtol=1e-5)
-
-
-def test_hard_takes_half_of_the_loss():
-    c, out, found = taught("hard", dist=DIST)
-    total, terms = losses.training_loss(c, jnp.array(LOGITS), out, jnp.array(TARGETS), found)
-    on_teacher = cross_entropy(DIST, np.eye(3)[[0, 2]])
-    np.testing.assert_allclose(
-        total, 0.5 * cross_entropy(LOGITS, TARGETS) + 0.5 * on_teacher, rtol=1e-6
-    )
-    np.testing.assert_allclose(terms["loss_distill"], on_teacher, rtol=1e-6)
-
-
-def test_cls_is_evo_levits_loss_on_four_heads():
-    c, out, found = taught("cls", dist=DIST, cls=CLS, cls_dist=CLS_DIST)
-    total, _ = losses.training_loss(c, jnp.array(LOGITS), out, jnp.array(TARGETS), found)
-    t = np.eye(3)[[0, 2]]
-    on_labels = (cross_entropy(LOGITS, TARGETS) + cross_entropy(CLS, TARGETS)) / 2
-    on_teacher = (cross_entropy(DIST, t) + cross_entropy(CLS_DIST, t)) / 2
-    np.testing.assert_allclose(total, 0.5 * on_labels + 0.5 * on_teacher, rtol=1e-6)
-
-
-def test_without_a_teacher_the_distilled_heads_learn_the_labels():
-    c, out, _ = taught("cls", dist=DIST, cls=CLS, cls_dist=CLS_DIST)
-    total, terms = losses.training_loss(c, jnp.array(LOGITS), out, jnp.array(TARGETS))
-    pooled = cross_entropy((LOGITS + DIST) / 2, TARGETS)
-    on_class = cross_entropy((CLS + CLS_DIST) / 2, TARGETS)
-    np.testing.assert_allclose(total, (pooled + on_class) / 2, rtol=1e-6)
-    np.testing.assert_allclose(terms["loss_cls"], on_class, rtol=1e-6)
-
-
-def test_cls_needs_the_heads():
-    with pytest.raises(UserError, match=r"distill.kind='cls' .* use 'hard'"):
-        taught("cls", dist=DIST)
-
-
 def test_a_teacher_sees_its_own_normalisation():
     c = config(**REGNET, distill__kind="hard", mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0))
     c.model.num_classes = 10
-    teacher, values = distillation.make_teacher(c), distillation.load_values(c)
+    teacher = distillation.Teacher.of(c)
+    values = teacher.load()
     pixels = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
     for_student = jnp.array((pixels - np.float32(c.mean)) / np.float32(c.std))
     imagenet = np.float32((0.485, 0.456, 0.406)), np.float32((0.229, 0.224, 0.225))
@@ -126,9 +61,9 @@ def a_batch(run, seed=0):
 
 def take(run, *seeds):
     with jax.set_mesh(run.mesh):
-        state = run.fresh_state()
+        state, teacher = run.fresh_state(), run.load_teacher()
         for i, seed in enumerate(seeds):
-            state = run.step_at(i)(state, a_batch(run, seed))
+            state = run.step_at(i)(state, a_batch(run, seed), teacher)
     return state
 
 
@@ -143,18 +78,21 @@ def evo_levit(devices, **fields):
         optim__agc=0.01,
         **fields,
     )
-    return Run(c, jax.devices()[:devices])
+    return build(c, jax.devices()[:devices])
 
 
 @pytest.mark.slow
 def test_the_step_learns_from_the_teacher_and_leaves_it_alone():
     run = evo_levit(8, warmup_steps=0)
-    before = jax.device_get(run.teacher_values)
-    state = take(run, 0, 0)
+    with jax.set_mesh(run.mesh):
+        teacher, state = run.load_teacher(), run.fresh_state()
+        before = jax.device_get(teacher)
+        for _ in range(2):
+            state = run.step_at(0)(state, a_batch(run), teacher)
     sums = state.meter["sums"]
     assert set(sums) == {"loss", "loss_cls", "loss_distill", "accuracy", "grad_norm"}
     assert int(state.meter["bad"]) == -1
-    jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(run.teacher_values))
+    jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(teacher))
     of_teacher = {"stem/conv/kernel", "stages/0/0/conv1/conv/kernel"}
     assert of_teacher <= set(before[0])
     in_state = {getattr(k, "key", "") for path, _ in leaves(state) for k in path}
@@ -195,7 +133,7 @@ def test_dynamicvit_learns_from_itself_unreduced():
         optim__freeze_rules=((r"reducer/.*", False), (r".*", True)),
         freeze_steps=1,
     )
-    run = Run(c, jax.devices()[:1])
+    run = build(c, jax.devices()[:1])
     with jax.set_mesh(run.mesh):
         before = jax.device_get(run.fresh_state().params)
     first, second = take(run, 0), take(run, 0, 1)
@@ -220,13 +158,13 @@ def test_weights_that_lack_what_is_new(tmp_path):
     fields = {"reduction": "dynamicvit", "distill__kind": "self", "init_weights": path}
     c = config("deit_tiny_patch16_224", **fields, distill__teacher_weights="")
     with pytest.raises(UserError, match=r"it lacks .*score_predictor"):
-        Run(c, jax.devices()[:1]).fresh_state()
+        build(c, jax.devices()[:1]).fresh_state()
     c.init_allow_missing = "reducer/.*"
-    run = Run(c, jax.devices()[:1])
+    run = build(c, jax.devices()[:1])
     state = run.fresh_state()
     kernel = "blocks/3/mlp/fc1/kernel"
     np.testing.assert_array_equal(state.params[kernel], dense.blocks[3].mlp.fc1.kernel[...])
-    np.testing.assert_array_equal(state.params[kernel], run.teacher_values[0][kernel])
+    np.testing.assert_array_equal(state.params[kernel], run.load_teacher()[0][kernel])
 
 
 @pytest.mark.parametrize(

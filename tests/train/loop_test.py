@@ -11,13 +11,13 @@ from evovit_jax.errors import UserError
 from evovit_jax.inference.class_names import class_names
 from evovit_jax.inference.ready_model import prepare
 from evovit_jax.train import loop
-from evovit_jax.train.program import Run
+from evovit_jax.train.program import Program, build
 from evovit_jax.workdir import checkpoints, config_file
 
 
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
-    monkeypatch.setattr(loop, "Run", lambda config: Run(config, jax.devices()[:1]))
+    monkeypatch.setattr(loop, "build", lambda config: build(config, jax.devices()[:1]))
 
 
 def steps(path):
@@ -37,7 +37,7 @@ def test_an_evaluation_that_fails_keeps_what_was_trained(tmp_path, monkeypatch, 
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "evaluate", fail)
+        patch.setattr(Program, "evaluate", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             loop.train_and_evaluate(config, tmp_path)
     assert steps(tmp_path) == [2]

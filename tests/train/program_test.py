@@ -1,28 +1,25 @@
 """What a run is made of."""
 
-import re
-
 import jax
 import numpy as np
 import pytest
 from tiny import tiny_config
 
 import evovit_jax
-from evovit_jax.data import pipeline
 from evovit_jax.errors import UserError
 from evovit_jax.models.batch_norm import fuse
 from evovit_jax.models.variables import Skeleton
-from evovit_jax.train.program import Run
+from evovit_jax.train.program import build
 from evovit_jax.weights import load_weights
 
 
 def make_run(**fields):
-    return Run(tiny_config(**fields), jax.devices()[:1])
+    return build(tiny_config(**fields), jax.devices()[:1])
 
 
 def test_a_config_is_filled_in_and_not_changed():
     config = tiny_config()
-    run = Run(config, jax.devices()[:1])
+    run = build(config, jax.devices()[:1])
     assert config.model.num_classes is None
     assert run.config.model.num_classes == 10
     assert run.like.params["head/kernel"].shape == (16, 10)
@@ -116,16 +113,3 @@ def test_what_the_first_values_weigh_in_the_average():
     ).stale_average() == pytest.approx(0.9**4)
     assert make_run(ema__decay=0.9, ema__warmup=True).stale_average() == 0
     assert make_run(ema__decay=0.0).stale_average() == 0
-
-
-def test_the_data_are_opened_once(monkeypatch):
-    opened = []
-    real = pipeline.open_source
-    monkeypatch.setattr(
-        pipeline, "open_source", lambda spec, *rest: opened.append(spec) or real(spec, *rest)
-    )
-    run = make_run()
-    assert re.search(r", \d+ images of 10 classes; evaluated on tfds:", run.describe_data())
-    run.train_iterator()
-    assert len(run.eval_batches) > 0
-    assert len(opened) == 2

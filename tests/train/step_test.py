@@ -1,17 +1,21 @@
 """The training step on one device."""
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 from tiny import tiny_config
 
+from evovit_jax.models.outputs import Outputs
+from evovit_jax.models.variables import Skeleton
 from evovit_jax.parallel import sharding
-from evovit_jax.train import nan_guard
-from evovit_jax.train.program import Run
+from evovit_jax.train import losses, nan_guard
+from evovit_jax.train.program import build
+from evovit_jax.train.step import TrainStep
 
 QUIET = {
     "augment__mixup": 0.0,
@@ -25,7 +29,7 @@ QUIET = {
 
 @functools.cache
 def make_run(**fields):
-    return Run(tiny_config(**{**QUIET, **fields}), jax.devices()[:1])
+    return build(tiny_config(**{**QUIET, **fields}), jax.devices()[:1])
 
 
 def a_batch(run, seed=0):
@@ -96,36 +100,72 @@ def test_steps_differ_in_what_is_random_and_repeat_from_a_seed():
     assert other != losses[0]
 
 
-@pytest.mark.parametrize("poisoned", ["blocks/1/mlp/fc1/kernel", "head_cls/bias"])
-def test_the_guard_names_the_first_bad_tensor_and_keeps_the_state(poisoned):
+@pytest.mark.parametrize(
+    ("poisoned", "named"),
+    [
+        ("blocks/1/mlp/fc1/kernel", "loss_cls"),  # the trunk reaches every term: the first is named
+        ("head_cls/bias", "loss_cls"),
+        ("head/bias", "loss"),
+    ],
+)
+def test_the_guard_names_the_first_bad_tensor_and_keeps_the_state(poisoned, named):
     run = make_run()
     state = take(run, 0)
     bad = state.params[poisoned].at[(0,) * state.params[poisoned].ndim].set(jnp.nan)
     state = state.replace(params={**state.params, poisoned: bad})
     kept = jax.device_get(state)
     after = take(run, 1, 2, state=state)
-    found = run.guarded[int(after.meter["bad"])]
-    assert found == "loss_cls"  # only the loss looks at a head; the trunk reaches both
+    assert run.guarded[int(after.meter["bad"])] == named
     assert int(after.step) == int(kept.step) == 1
     for name in ("params", "opt_state", "ema"):
         jax.tree.map(np.testing.assert_array_equal, getattr(kept, name), getattr(after, name))
 
 
-def test_the_guard_tells_gradients_from_losses():
-    run = make_run()
-    # A finite loss whose gradient is not: the square root of zero.
-    step = run._step
+class Rooted(nnx.Module):
+    """A linear classifier whose gradient is not finite: a root of zero is in its logits."""
 
-    class Infinite(type(step)):
-        def loss(self, params, *args, **kwargs):
-            total, aux = super().loss(params, *args, **kwargs)
-            zero = (params["blocks/0/norm1/bias"] * 0).sum()
-            return total + jnp.sqrt(zero), aux
+    def __init__(self):
+        self.kernel = nnx.Param(0.1 * jnp.eye(3, 10))
+        self.root = nnx.Param(jnp.zeros(()))
 
-    broken = Infinite(**{f.name: getattr(step, f.name) for f in dataclasses.fields(step)})
-    with jax.set_mesh(run.mesh):
-        state = jax.jit(broken)(run.fresh_state(), a_batch(run))
-    assert run.guarded[int(state.meter["bad"])] == "the gradient of blocks/0/norm1/bias"
+    def __call__(self, images, **settings):
+        logits = images.mean(axis=(1, 2)) @ self.kernel[...] + jnp.sqrt(self.root[...])
+        return logits, Outputs(features=images[:, 0], losses=self.losses())
+
+    def losses(self):
+        return {}
+
+
+def own_step(model, rate=0.1):
+    """A step of gradient descent of any module, and its first state."""
+    params, stats = Skeleton.variables(model)
+    config = tiny_config(**QUIET, model__num_classes=10, accumulate=1)
+    terms = losses.names(config, model)
+    step = TrainStep(config, Skeleton(model), optax.sgd(rate), terms, tuple(params))
+    return step, step.first_state(params, stats)
+
+
+def test_the_guard_tells_gradients_from_losses_and_updates():
+    step, state = own_step(Rooted())
+    after = jax.jit(step)(state, a_batch(make_run()))
+    assert np.isfinite(after.meter["sums"]["loss"])
+    named = nan_guard.names_of(step.terms, step.names)
+    assert named[int(after.meter["bad"])] == "the gradient of root"
+    model = Rooted()
+    model.root = nnx.Param(jnp.ones(()))
+    step, state = own_step(model, rate=jnp.inf)
+    after = jax.jit(step)(state, a_batch(make_run()))
+    assert named[int(after.meter["bad"])] == "the update of kernel"
+
+
+def test_a_loss_that_no_reducer_announces_is_an_error():
+    class Talkative(Rooted):
+        def losses(self):
+            return {"extra": jnp.zeros(())}
+
+    step, state = own_step(Talkative())
+    with pytest.raises(ValueError, match=r"loss_extra.*names its losses in `loss_names`"):
+        jax.jit(step)(state, a_batch(make_run()))
 
 
 def test_no_finding_is_none():

@@ -9,7 +9,7 @@ from tiny import tiny_config
 from evovit_jax import flops
 from evovit_jax.hardware import accelerators
 from evovit_jax.train import loop, utilisation
-from evovit_jax.train.program import Run
+from evovit_jax.train.program import build
 from evovit_jax.workdir import metrics
 
 # One phase, two lines of metrics.
@@ -18,18 +18,18 @@ FIELDS = {"total_steps": 4, "layer_to_stage_steps": 4, "log_steps": 2, "eval_ste
 
 def test_gmacs_follow_the_phase():
     config = tiny_config("digits_evo.py", total_steps=10, layer_to_stage_steps=5)
-    run = Run(config, jax.devices()[:1])
+    run = build(config, jax.devices()[:1])
     cost = utilisation.Cost(run)
     assert cost.gmacs(9) == flops.gmacs(run.create_model())
     # Until then a token may be kept anew in every block; the slow path is as long in both.
     assert cost.gmacs(0) == pytest.approx(cost.gmacs(9), rel=0.05)
-    dense = Run(tiny_config(reduction="none", total_steps=10), jax.devices()[:1])
+    dense = build(tiny_config(reduction="none", total_steps=10), jax.devices()[:1])
     assert cost.gmacs(0) < utilisation.Cost(dense).gmacs(0)
 
 
 def test_a_keep_rate_that_falls_costs_less_and_less():
     fields = {"reduction": "evit,keep_rate=0.5", "keep_rate_warmup_steps": 8, "total_steps": 10}
-    cost = utilisation.Cost(Run(tiny_config(**fields), jax.devices()[:1]))
+    cost = utilisation.Cost(build(tiny_config(**fields), jax.devices()[:1]))
     found = [cost.gmacs(step) for step in (0, 4, 9)]
     assert found == sorted(found, reverse=True)
     assert found[0] > found[-1]
