@@ -1,5 +1,8 @@
 """The optimiser: clipping, AdamW or LAMB, and what rules say of single parameters."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -42,49 +45,43 @@ def optimizer(
         frozen[name] = frozen[name] or factor == 0
     parts = []
     if optim.agc:
-        parts.append(_adaptive_clip(optim.agc))
+        # Brock et al., 2021, equation 3.
+        axes = {name: _unit_axes(name, len(value.shape)) for name, value in params.items()}
+        parts.append(_each(lambda axis: optax.adaptive_grad_clip(optim.agc, axis=axis), axes))
     if optim.clip_norm:
         parts.append(optax.clip_by_global_norm(optim.clip_norm))
     parts += [
         optax.scale_by_adam(b1=optim.beta1, b2=optim.beta2, eps=optim.eps),
-        _add_decay(decays),
+        _each(_decay, decays),
     ]
     if optim.name == "lamb":
         parts.append(optax.scale_by_trust_ratio())
-    parts += [_scale_each(rates), optax.scale_by_learning_rate(schedule)]
+    parts += [_each(optax.scale, rates), optax.scale_by_learning_rate(schedule)]
     return _lenient(_held(optax.chain(*parts), frozen, freeze))
 
 
-def _adaptive_clip(largest: float) -> optax.GradientTransformation:
-    """Clips each unit's gradient to `largest` of its weights' norm (Brock et al., 2021, eq. 3).
+def _each(
+    make: Callable[[Any], optax.GradientTransformation], values: dict[str, Any]
+) -> optax.GradientTransformation:
+    """`make(value)` on the parameters that have this value."""
+    labels = {name: str(value) for name, value in values.items()}
+    tx = optax.partition({str(value): make(value) for value in values.values()}, labels)
+    # None of them has a state of its own, and a checkpoint need not know how they were grouped.
+    return optax.stateless(lambda updates, params: tx.update(updates, tx.init(params), params)[0])
+
+
+def _decay(rate: float) -> optax.GradientTransformation:
+    return optax.add_decayed_weights(rate) if rate else optax.identity()
+
+
+def _unit_axes(name: str, ndim: int) -> tuple[int, ...]:
+    """The axes of one unit of a parameter, whose gradient adaptive clipping bounds.
 
     Units are timm's, with which LeViT was trained: an output of a kernel, the first index of other
-    arrays (a head's attention biases, all positions together), a whole vector. Optax takes the
-    first axis as a kernel's inputs whatever the array is.
+    arrays (a head's attention biases, all positions together), a whole vector.
     """
-
-    def norm(x: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
-        return jnp.sqrt(jnp.square(x).sum(axes, keepdims=True))
-
-    def update(updates: Variables, params: Variables | None) -> Variables:
-        clipped = {}
-        for name, value in updates.items():
-            if _is_masked(value):
-                clipped[name] = value
-                continue
-            axes = _unit_axes(name, value.ndim)
-            limit = largest * jnp.maximum(norm(params[name], axes), 1e-3)
-            size = norm(value, axes)
-            factor = jnp.where(size > limit, limit / jnp.maximum(size, 1e-6), 1.0)
-            clipped[name] = value * factor
-        return clipped
-
-    return optax.stateless(update)
-
-
-def _unit_axes(name: str, ndim: int) -> tuple[int, ...] | None:
     if ndim < 2:
-        return None
+        return tuple(range(ndim))
     return tuple(range(ndim - 1)) if name.endswith("kernel") else tuple(range(1, ndim))
 
 
@@ -111,33 +108,6 @@ def _lenient(tx: optax.GradientTransformation) -> optax.GradientTransformation:
     return optax.GradientTransformation(tx.init, update)
 
 
-def _add_decay(decays: dict[str, float]) -> optax.GradientTransformation:
-    """Adds `decay * parameter` to each update."""
-
-    def update(updates: Variables, params: Variables | None) -> Variables:
-        return {
-            name: value
-            if _is_masked(value) or not decays[name]
-            else value + decays[name] * params[name]
-            for name, value in updates.items()
-        }
-
-    return optax.stateless(update)
-
-
-def _scale_each(factors: dict[str, float]) -> optax.GradientTransformation:
-    """Multiplies each parameter's update by its own factor."""
-
-    def update(updates: Variables, params: Variables | None) -> Variables:
-        del params
-        return {
-            name: value if _is_masked(value) or factors[name] == 1 else value * factors[name]
-            for name, value in updates.items()
-        }
-
-    return optax.stateless(update)
-
-
 def _freeze_until(step: int, frozen: dict[str, bool]) -> optax.GradientTransformation:
     """Zeroes what is frozen until `step` steps were taken."""
 
@@ -155,7 +125,3 @@ def _freeze_until(step: int, frozen: dict[str, bool]) -> optax.GradientTransform
         return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
 
     return optax.GradientTransformation(init, update)
-
-
-def _is_masked(value: object) -> bool:
-    return isinstance(value, optax.MaskedNode)

@@ -142,6 +142,19 @@ def test_adaptive_clipping_is_by_unit(config, monkeypatch):
         np.testing.assert_allclose(found[name], value, rtol=1e-5)
 
 
+def test_the_state_is_that_of_older_checkpoints(config):
+    # Restoring compares the trees, those of parts without a state too.
+    config.optim.update(agc=0.01, learning_rate_rules=((r"blocks/.*", 0.1), (".*", 1.0)))
+    empty, adam, moving = optax.EmptyState, optax.ScaleByAdamState, optax.ScaleByScheduleState
+    _, state = run(config, steps=1)
+    assert [type(part) for part in state] == [empty, adam, empty, empty, moving]
+    config.optim.freeze_rules = (("head/.*", True), (".*", False))
+    _, held = run(config, steps=1)
+    assert set(held.inner_states) == {"trained", "frozen"}
+    inner = held.inner_states["trained"].inner_state
+    assert [type(part) for part in inner] == [empty, adam, empty, empty, moving]
+
+
 def config_with(config, **fields):
     other = config.copy_and_resolve_references()
     other.optim.update(**fields)
