@@ -1,6 +1,6 @@
 """A process of our own that answers on its standard output what it is asked on its input.
 
-Tested in tests/benchmark_test.py.
+Tested in tests/benchmarking/timm_models_test.py.
 """
 
 import contextlib

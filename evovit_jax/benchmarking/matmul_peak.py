@@ -1,7 +1,4 @@
-"""The speed of matmuls of a model's own shapes: what its share of the peak is measured against.
-
-Tested in tests/benchmark_test.py.
-"""
+"""The speed of matmuls of a model's own shapes: what its share of the peak is measured against."""
 
 from collections.abc import Callable, Iterable
 

@@ -1,29 +1,28 @@
-"""What the benchmark times: a model, its pass compiled for a batch, and what that pass costs.
-
-Tested in tests/benchmark_test.py.
-"""
+"""What the benchmark times: a model, its pass compiled for a batch, and what that pass costs."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
+import numpy as np
 from flax import nnx
+from ml_collections import ConfigDict
 
+from evovit_jax import config as config_lib
 from evovit_jax import flops
 from evovit_jax.benchmarking import matmul_peak
 from evovit_jax.benchmarking.timing import Measure, measure
 from evovit_jax.errors import UserError
-from evovit_jax.hardware import cpu
 from evovit_jax.inference.compiled import default_chunk
 from evovit_jax.inference.compiled import program as program_of
-from evovit_jax.models import create_model
+from evovit_jax.models import abstract_model, create_model
 from evovit_jax.models.registry import model_entry
-from evovit_jax.models.variables import Skeleton
+from evovit_jax.parallel import sharding
 from evovit_jax.reduction import describe
+from evovit_jax.train.program import build
 
 MODES = ("inference", "train")
 
@@ -51,14 +50,14 @@ def parse_models(text: str) -> list[tuple[str, str]]:
     Raises:
       UserError: for an unknown model, or where nothing is named.
     """
-    chosen = []
+    models = []
     for part in filter(None, (part.strip() for part in text.split(";"))):
         name, _, reduction = (piece.strip() for piece in part.partition("+"))
         entry = model_entry(name)
-        chosen.append((name, describe(reduction or entry.reduction)))
-    if not chosen:
+        models.append((name, describe(reduction or entry.reduction)))
+    if not models:
         raise UserError("--models names no model; for example --models=deit_small_patch16_224")
-    return chosen
+    return models
 
 
 def make(
@@ -73,20 +72,19 @@ def make(
     remat: str = "none",
 ) -> Case:
     """Compiles a pass of a model with random weights over random images."""
-    remat = remat if remat != "none" else None
-    model = create_model(name, reduction, image_size=image_size, dtype=dtype, remat=remat)
-    side = model.config.image_size
-    images = jax.random.normal(
-        jax.random.key(0), (batch_size, side, side, model.config.in_channels)
-    )
     if mode == "inference":
+        model = create_model(name, reduction, image_size=image_size, dtype=dtype)
+        side = model.config.image_size
         chunk = default_chunk(side) if chunk is None else chunk
-        call, program, seconds = _inference(model, images, chunk)
+        call, cost = _inference(model, batch_size, chunk)
         rows = min(batch_size, chunk or batch_size)
     else:
-        call, program, seconds = _training(model, images)
-        rows = batch_size
-    compiled, operations = program
+        model = abstract_model(name, reduction, image_size=image_size, dtype=dtype)
+        side, rows = model.config.image_size, batch_size
+        config = training_config(model, name, reduction, batch_size=batch_size)
+        config.model.dtype, config.model.remat = dtype, remat
+        call = Training(config)
+        cost = call.cost
     row = {
         "framework": "evovit_jax",
         "model": name,
@@ -96,11 +94,11 @@ def make(
         "mode": mode,
         "image_size": side,
         "gmacs": flops.gmacs(model),
-        "peak_memory_mb": memory_mb(compiled),
-        "compile_seconds": seconds,
+        "peak_memory_mb": cost.memory_mb,
+        "compile_seconds": cost.compile_seconds,
     }
     shapes = frozenset(matmul_peak.matmul_shapes(model, rows))
-    return Case(row, measure(call), operations, shapes)
+    return Case(row, measure(call), cost.operations, shapes)
 
 
 def memory_mb(compiled: jax.stages.Compiled) -> float:
@@ -115,49 +113,74 @@ def memory_mb(compiled: jax.stages.Compiled) -> float:
     return total / 2**20
 
 
-def _compile(function: Callable, *arguments: Any, **settings: Any) -> Any:
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a compiled program takes: floating-point operations, memory, seconds to compile."""
+
+    operations: int
+    memory_mb: float
+    compile_seconds: float
+
+
+def _compile(
+    lower: Callable[[], jax.stages.Lowered], function: Callable, *arguments: Any
+) -> tuple[jax.stages.Compiled, Cost]:
+    """What `lower` lowers, compiled; `function` of these arguments is what it computes."""
     start = time.perf_counter()
-    compiled = jax.jit(function, **settings).lower(*arguments).compile()
+    compiled = lower().compile()
     seconds = time.perf_counter() - start
-    return (compiled, 2 * flops.macs_of(function, *arguments)), seconds
+    operations = 2 * flops.macs_of(function, *arguments)
+    return compiled, Cost(operations, memory_mb(compiled), seconds)
 
 
-def _inference(model: nnx.Module, images: jax.Array, chunk: int | None) -> tuple:
+def _inference(
+    model: nnx.Module, batch_size: int, chunk: int | None
+) -> tuple[Callable[[], Any], Cost]:
+    side, channels = model.config.image_size, model.config.in_channels
+    images = jax.random.normal(jax.random.key(0), (batch_size, side, side, channels))
     logits, state = program_of(model, chunk=chunk)
-    program, seconds = _compile(logits, state, images)
-    compiled = program[0]
-    return lambda: compiled(state, images).block_until_ready(), program, seconds
+    lower = functools.partial(jax.jit(logits).lower, state, images)
+    compiled, cost = _compile(lower, logits, state, images)
+    return lambda: compiled(state, images).block_until_ready(), cost
 
 
-def _training(model: nnx.Module, images: jax.Array) -> tuple:
-    """A step of AdamW on the cross-entropy of the logits and, where there are some, of the rest."""
-    skeleton, (params, stats) = Skeleton(model), Skeleton.variables(model)
-    optimizer = optax.adamw(1e-4, weight_decay=0.05)
-    labels = jnp.zeros(len(images), jnp.int32)
+def training_config(model: nnx.Module, name: str, reduction: str, *, batch_size: int) -> ConfigDict:
+    """A run of the model without what only a recipe adds: no mixing, no erasing, no average."""
+    config = config_lib.get_config()
+    config.model.name, config.reduction = name, reduction
+    config.model.image_size = model.config.image_size
+    config.model.num_classes = model.config.num_classes
+    config.batch_size = config.eval_batch_size = batch_size
+    config.augment.update(mixup=0.0, cutmix=0.0, erasing_prob=0.0)
+    config.ema.decay = 0.0
+    return config
 
-    def loss(params: Any, stats: Any, images: jax.Array, key: jax.Array) -> Any:
-        model = skeleton.build(params, stats)
-        logits, out = model(images, train=True, key=key)
-        heads = [logits, *out.aux_logits.values()]
-        losses = [optax.softmax_cross_entropy_with_integer_labels(x, labels).mean() for x in heads]
-        total = sum(losses) / len(losses) + sum(out.losses.values())
-        return total, Skeleton.variables(model)[1]
 
-    def step(params: Any, stats: Any, opt_state: Any, images: jax.Array, key: jax.Array) -> Any:
-        grads, stats = jax.grad(loss, has_aux=True)(params, stats, images, key)
-        with jax.numpy_dtype_promotion("standard"):  # optax's step count is an integer
-            updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), stats, opt_state
+class Training:
+    """The trainer's own compiled step, on random pixels; a call takes one more step."""
 
-    state, key = (params, stats, optimizer.init(params)), jax.random.key(1)
-    options = cpu.compiler_options(jax.default_backend(), model.config.remat)
-    program, seconds = _compile(
-        step, *state, images, key, donate_argnums=(0, 1, 2), compiler_options=options
-    )
-    compiled = program[0]
+    def __init__(self, config: ConfigDict):
+        program = build(config, jax.devices()[:1], examples=config.batch_size)
+        # The last phase's reduction is the configured one.
+        step = program.step_at(program.total)
+        self.state = program.fresh_state()
+        side = config.model.image_size
+        shape = (config.batch_size, side, side, 3)
+        self._batch = sharding.put_batch(
+            program.mesh,
+            {
+                "image": np.random.default_rng(0).integers(0, 256, shape, np.uint8),
+                "label": np.zeros(config.batch_size, np.int32),
+            },
+        )
+        with jax.set_mesh(program.mesh):
+            self._compiled, self.cost = _compile(
+                functools.partial(step.lower, self.state, self._batch),
+                functools.partial(program.step, overrides=step.overrides),
+                self.state,
+                self._batch,
+            )
 
-    def call() -> None:
-        nonlocal state
-        state = jax.block_until_ready(compiled(*state, images, key))
-
-    return call, program, seconds
+    def __call__(self) -> None:
+        """Takes a step and waits for it."""
+        self.state = jax.block_until_ready(self._compiled(self.state, self._batch, None))

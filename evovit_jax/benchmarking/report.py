@@ -1,4 +1,4 @@
-"""The benchmark's results as a Markdown table and a plot. Tested in tests/benchmark_test.py."""
+"""The benchmark's results as a Markdown table and a plot."""
 
 import collections
 import json

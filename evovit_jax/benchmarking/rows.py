@@ -1,7 +1,4 @@
-"""A benchmark's rows: models, beside other libraries' where asked for, timed in turns.
-
-Tested in tests/benchmark_test.py.
-"""
+"""A benchmark's rows: models, beside other libraries' where asked for, timed in turns."""
 
 import contextlib
 import statistics

@@ -2,8 +2,6 @@
 
 The child reads one JSON request a line and answers each with one line: `{"make": ...}` builds a
 model and runs it once, `{"run": number, "repeats": n}` times it.
-
-Tested in tests/benchmark_test.py.
 """
 
 import contextlib

@@ -12,7 +12,7 @@ from tiny import tiny_config
 from evovit_jax.inference import evaluation, prediction, scoring, visualization
 from evovit_jax.inference.ready_model import ReadyModel
 from evovit_jax.models import EvalTransform
-from evovit_jax.train.program import Run
+from evovit_jax.train.program import build, shardings_of
 
 COUNT = 8
 LEVIT = {
@@ -45,7 +45,7 @@ def run(request, folder):
     config = tiny_config(recipe[0], **recipe[1], eval_batch_size=COUNT, ema__decay=0.0)
     config.data = config.eval_data = f"folder:{folder}"
     config.model.num_classes = 3
-    return Run(config, jax.devices()[:1])
+    return build(config, jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def state(run):
         name: np.asarray(value) * rng.uniform(0.5, 1.5, value.shape).astype(value.dtype)
         for name, value in state.stats.items()
     }
-    return state.replace(stats=jax.device_put(noisy, run.shardings.stats))
+    return state.replace(stats=jax.device_put(noisy, shardings_of(run.like.stats)))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_pixels_are_the_same_everywhere(run, model, folder, pixels):
     config = evaluation.data_config(model, f"folder:{folder}", batch_size=COUNT)
     with evaluation.open_batches(model, config) as batches:
         np.testing.assert_array_equal(next(iter(batches))["image"], pixels)
-    np.testing.assert_array_equal(next(iter(run.eval_batches))["image"], pixels)
+    np.testing.assert_array_equal(next(iter(run.data.eval_batches))["image"], pixels)
     files = [str(folder / f"{i}.jpg") for i in range(COUNT)]
     for i, (_, picture) in enumerate(visualization.pictures_of_files(files)):
         np.testing.assert_array_equal(model.crop(picture), pixels[i])

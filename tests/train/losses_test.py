@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from evovit_jax import config as config_lib
-from evovit_jax import flops
 from evovit_jax.errors import UserError
-from evovit_jax.models import Outputs
+from evovit_jax.models import Outputs, abstract_model
 from evovit_jax.train import losses
 
 LOGITS = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]], np.float32)
@@ -148,7 +147,7 @@ def test_cls_needs_the_heads():
 def test_names_are_known_before_anything_is_computed(name, reduction, kind, names):
     c = config_lib.get_config()
     c.distill.kind = kind
-    model = flops.abstract_model(name, reduction)
+    model = abstract_model(name, reduction)
     assert losses.names(c, model) == (*names, "loss")
     c.loss.cls_weight = 0.0
     assert "loss_cls" not in losses.names(c, model)
