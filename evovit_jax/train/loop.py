@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 from etils import epath
+from jax.profiler import StepTraceAnnotation
 from ml_collections import ConfigDict
 
 from evovit_jax.parallel import sharding
@@ -108,7 +109,9 @@ class Loop:
             self.look(step, preempted=preempted)
             if preempted:
                 break
-            self.take(step)
+            # Whatever is moved between host and device in a step is moved on purpose.
+            with StepTraceAnnotation("train", step_num=step), jax.transfer_guard("disallow"):
+                self.take(step)
             if (step + 1) % run.every["log"] == 0 or step + 1 == run.total:
                 self.log(step + 1)
         else:

@@ -1,5 +1,6 @@
 """The order of a run: what goes wrong costs nothing that was there, or was trained."""
 
+import contextlib
 import json
 
 import jax
@@ -138,3 +139,20 @@ def test_a_restored_run_shows_what_it_was_told_on_purpose(tmp_path):
     assert prepare(weights=str(other)).model.reducer.fields.representative_token is False
     with pytest.raises(UserError, match="trained with representative_token=false: leave"):
         prepare(weights=str(other), reduction="evo,representative_token=true")
+
+
+def test_a_transfer_that_nobody_asked_for_is_an_error(tmp_path, monkeypatch):
+    marks = []
+
+    class Mark(contextlib.nullcontext):
+        def __init__(self, name, step_num):
+            super().__init__()
+            marks.append((name, step_num))
+
+    monkeypatch.setattr(loop, "StepTraceAnnotation", Mark)
+    loop.train_and_evaluate(tiny_config(), tmp_path / "clean")
+    assert marks == [("train", 0), ("train", 1)]
+    # A batch that was left on the host would be moved by the step itself.
+    monkeypatch.setattr(loop.sharding, "put_batch", lambda mesh, batch: batch)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        loop.train_and_evaluate(tiny_config(), tmp_path / "left on the host")
