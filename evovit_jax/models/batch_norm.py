@@ -185,9 +185,8 @@ def fuse(model: nnx.Module) -> nnx.Module:
 
 def fold_in_place(model: nnx.Module) -> bool:
     """Folds every batch norm of `model`; whether there was one."""
-    found = False
-    for _, module in list(nnx.iter_modules(model)):
-        if hasattr(module, "fold") and module.bn is not None:
-            module.fold()
-            found = True
-    return found
+    modules = [module for _, module in nnx.iter_modules(model) if hasattr(module, "fold")]
+    unfolded = [module for module in modules if module.bn is not None]
+    for module in unfolded:
+        module.fold()
+    return bool(unfolded)

@@ -2,6 +2,8 @@
 
 An `evo_` model is the model of that name with `reduction=evo`, the pooled head, and the auxiliary
 class-token head in training.
+
+Tested in tests/models/registry_test.py.
 """
 
 from evovit_jax.models.registry import Entry, EvalTransform

@@ -1,4 +1,7 @@
-"""The table of DeiT-III models (Touvron et al., 2022), trained on ImageNet-1k."""
+"""The table of DeiT-III models (Touvron et al., 2022), trained on ImageNet-1k.
+
+Tested in tests/models/registry_test.py.
+"""
 
 from evovit_jax.models.registry import Entry, EvalTransform
 from evovit_jax.models.vit import VisionTransformer

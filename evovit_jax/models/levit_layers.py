@@ -1,6 +1,8 @@
 """The layers of LeViT (Graham et al., 2021), and its settings.
 
 Every linear layer and convolution is followed by batch norm; `norm.fuse` folds it in.
+
+Tested in tests/models/levit_test.py.
 """
 
 import dataclasses

@@ -1,4 +1,7 @@
-"""What a model returns beside its logits; jit prunes what nobody reads."""
+"""What a model returns beside its logits; jit prunes what nobody reads.
+
+Tested in tests/models/vit_test.py.
+"""
 
 import dataclasses
 import functools

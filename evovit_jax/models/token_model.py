@@ -1,4 +1,7 @@
-"""What all backbones with tokens do in a pass: embed, walk the blocks, classify."""
+"""What all backbones with tokens do in a pass: embed, walk the blocks, classify.
+
+Tested in tests/models/vit_test.py.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,7 @@
-"""A module's variables as flat dicts by name, and the module without them."""
+"""A module's variables as flat dicts by name, and the module without them.
+
+Tested in tests/train/state_test.py.
+"""
 
 from typing import Any
 

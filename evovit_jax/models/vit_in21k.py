@@ -1,6 +1,8 @@
 """The table of ViT as timm has it (Dosovitskiy et al., 2021; Steiner et al., 2021).
 
 The published weights were trained on ImageNet-21k and fine-tuned, on images in [-1, 1].
+
+Tested in tests/models/registry_test.py.
 """
 
 from evovit_jax.models.registry import Entry, EvalTransform

@@ -74,16 +74,16 @@ class Heuristic(Located):
 
     def inside(self, location: int, grid: tuple[int, int]) -> Bool[np.ndarray, " p"]:
         """Which patch tokens of `grid`, in raster order, location number `location` leaves."""
-        found = radii(grid, self.fields.pattern)
+        radius = radii(grid, self.fields.pattern)
         if self.fields.contiguous:
             # One step beyond the locations on both sides; the first block of all has no step out.
-            steps = linspace(found[0], np.float32(self.fields.min_radius), len(self.locations) + 2)
+            steps = linspace(radius[0], np.float32(self.fields.min_radius), len(self.locations) + 2)
             # The innermost always stay: on a grid of even sides none has radius 0.
-            return found <= max(steps[location + (self.locations[0] > 0)], found.min())
+            return radius <= max(steps[location + (self.locations[0] > 0)], radius.min())
         wanted = self.grid_count(location, grid)
-        candidates = np.unique(found)
-        counts = (found[None] <= candidates[:, None]).sum(axis=1)
-        return found <= candidates[np.abs(counts - wanted).argmin()]
+        candidates = np.unique(radius)
+        counts = (radius[None] <= candidates[:, None]).sum(axis=1)
+        return radius <= candidates[np.abs(counts - wanted).argmin()]
 
     def before_block(self, block: int, tokens: TokenSet) -> TokenSet:
         """Tokens out of the radius leave, or are masked."""

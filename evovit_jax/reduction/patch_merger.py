@@ -7,6 +7,8 @@ grid that the network is made for, and stays so on other grids: the queries are 
 merger's own LayerNorm has epsilon 1e-5.
 
 In the source map a token is in the mixture that gives it the largest weight.
+
+Tested in tests/reduction/mixtures_test.py.
 """
 
 import jax

@@ -1,4 +1,7 @@
-"""What a method changes of its settings over a training, step by step."""
+"""What a method changes of its settings over a training, step by step.
+
+Tested in tests/train/reduction_schedule_test.py.
+"""
 
 import dataclasses
 import math

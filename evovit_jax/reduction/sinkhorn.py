@@ -9,6 +9,8 @@ its shares of the normalised tokens. eps is 1, iterations 3. Class tokens go rou
 `int(patches * keep_rate**k)` of the grid that the network is made for.
 
 In the source map a token is in the cluster that takes the largest share of it.
+
+Tested in tests/reduction/mixtures_test.py.
 """
 
 import dataclasses

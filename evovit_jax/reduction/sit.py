@@ -8,6 +8,8 @@ epsilon is 1e-5. As in the token-reduction study (Haurum et al., 2023), without 
 recalibration distillation.
 
 In the source map a token is in the mixture that gives it the largest weight.
+
+Tested in tests/reduction/mixtures_test.py.
 """
 
 import jax

@@ -3,6 +3,8 @@
 All counts are Python integers at trace time. Everything here is local to an image, so under a
 mesh it runs in `jax.shard_map`: left to itself the partitioner may gather a whole sharded batch
 to sort it or to index into it.
+
+Tested in tests/reduction/methods_test.py.
 """
 
 import dataclasses

@@ -62,6 +62,7 @@ def test_the_first_stage_may_be_dense_and_rates_differ():
     assert sizes_at("evo,first_block=3") == [26, 26, 26, 6, 6]
     assert sizes_at("evo,first_block=1,keep_rate=0.8:0.25") == [26, 22, 22, 4, 4]
     assert sizes_at("evo,representative_token=false,first_block=1") == [26, 13, 13, 5, 5]
+    assert sizes_at("evo,first_block=1,keep_multiple=4") == [26, 16, 16, 8, 8]
 
 
 def test_with_every_token_kept_it_is_the_dense_network():
