@@ -57,17 +57,17 @@ def damaged(folder, tmp_path):
     return tmp_path / "data"
 
 
-def compare_one(model, data):
-    return comparison.compare([model], data, rounds=1)
+def compare_one(model, data, batch_size):
+    return comparison.compare([model], data, batch_size=batch_size, rounds=1)
 
 
 @pytest.mark.parametrize("run", [evaluation.evaluate, compare_one])
 def test_an_evaluation_leaves_nothing_running(folder, damaged, left, run):
     """Nor does one that ends in an error, whose traceback a notebook keeps."""
     model = prepare("deit_tiny_patch16_224", num_classes=2, **SMALL)
-    run(model, f"folder:{folder}")
+    run(model, f"folder:{folder}", batch_size=8)
     with pytest.raises(UserError, match="unreadable") as caught:
-        run(model, f"folder:{damaged}")
+        run(model, f"folder:{damaged}", batch_size=8)  # the first batch is whole
     assert left() == []
     assert caught.tb is not None
 
