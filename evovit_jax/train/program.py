@@ -179,26 +179,15 @@ def build(
     warmup = durations.steps(config, "warmup", examples) or 0
     schedule = learning_rate.learning_rate(config, total=total, warmup=warmup)
 
-    network = nnx.eval_shape(functools.partial(create_model, config))
-    params, _ = Skeleton.variables(network)
-    teacher = Teacher.of(config)
-    freeze = durations.steps(config, "freeze", examples)
-    step = TrainStep(
-        config=config,
-        skeleton=Skeleton(network),
-        tx=optimizer.optimizer(config, params, schedule, freeze=freeze),
-        terms=losses.names(config, network),
-        names=tuple(params),
-        teacher=teacher,
-    )
+    step = _pure_step(config, schedule, durations.steps(config, "freeze", examples))
 
     def first_state(values: tuple[Variables, Variables] | None) -> TrainState:
         return step.first_state(*(values or Skeleton.variables(create_model(config))))
 
     like = jax.eval_shape(first_state, None)
-    of_params = sharding.param_shardings(mesh, params, config.mesh.rules)
+    of_params = sharding.param_shardings(mesh, like.params, config.mesh.rules)
     placed = sharding.state_shardings(mesh, like, of_params)
-    teacher_like = None if teacher is None else _place_teacher(teacher, mesh)
+    teacher_like = None if step.teacher is None else _place_teacher(step.teacher, mesh)
     return Program(
         config=config,
         data=data,
@@ -208,7 +197,7 @@ def build(
         phases=phases,
         schedule=schedule,
         skeleton=step.skeleton,
-        teacher=teacher,
+        teacher=step.teacher,
         teacher_like=teacher_like,
         step=step,
         like=_with_shardings(like, placed),
@@ -224,6 +213,22 @@ def _lengths(config: ConfigDict, examples: int) -> tuple[int, dict[str, int]]:
         raise UserError("the training has no length: set total_steps, _epochs or _examples")
     names = ("checkpoint", "eval", "log")
     return total, {name: durations.steps(config, name, examples) or total for name in names}
+
+
+def _pure_step(
+    config: ConfigDict, schedule: learning_rate.Schedule, freeze: int | None
+) -> TrainStep:
+    """The network, the loss, the teacher and the optimiser of a run."""
+    network = nnx.eval_shape(functools.partial(create_model, config))
+    params, _ = Skeleton.variables(network)
+    return TrainStep(
+        config=config,
+        skeleton=Skeleton(network),
+        tx=optimizer.optimizer(config, params, schedule, freeze=freeze),
+        terms=losses.names(config, network),
+        names=tuple(params),
+        teacher=Teacher.of(config),
+    )
 
 
 def create_model(config: ConfigDict) -> nnx.Module:
