@@ -30,14 +30,13 @@ flags.DEFINE_bool("json", False, "With --plan: print one JSON object.")
 def main() -> int:
     """The command; returns its exit status."""
     config = config_lib.from_flags(FLAGS, sys.argv, ("config",))
-    # Imported late: a wrong flag should not wait for it, and processes join before JAX starts.
     if FLAGS.plan:
         from evovit_jax.plan import memory
 
         return memory.main(config, devices=FLAGS.devices, hbm_gib=FLAGS.hbm_gib, as_json=FLAGS.json)
     if FLAGS.workdir is None:
         raise UserError("--workdir is required; --help shows all flags")
-    with processes.joined():
+    with processes.joined() as parent:
         import jax
 
         from evovit_jax.hardware import cpu
@@ -45,6 +44,7 @@ def main() -> int:
         from evovit_jax.train import loop
 
         cpu.keep_memory()
+        processes.introduce(parent)
         result = loop.train_and_evaluate(config, FLAGS.workdir)
         if jax.process_index() == 0:
             print(json.dumps(result.summary), flush=True)

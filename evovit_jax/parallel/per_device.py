@@ -1,4 +1,7 @@
-"""Functions of a batch that run on each device's own rows, without communication."""
+"""Functions of a batch that run on each device's own rows, without communication.
+
+Tested by `tests/parallel/sharding_test.py`.
+"""
 
 import functools
 from collections.abc import Callable

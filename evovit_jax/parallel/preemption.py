@@ -2,6 +2,8 @@
 
 With one process a flag is set by a signal handler. With several, JAX's preemption service agrees
 on the step after which all of them save.
+
+Tested by `tests/main_test.py`, several processes by `tests/parallel/multiprocess_test.py`.
 """
 
 import signal

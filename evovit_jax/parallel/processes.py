@@ -4,16 +4,20 @@ import contextlib
 import glob
 import importlib.util
 import os
+import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 
 import jax
 
-from evovit_jax.parallel.companion import PEER_DIED
-from evovit_jax.parallel.watch import Watch
+from evovit_jax.errors import UserError, first_line
+from evovit_jax.parallel import agreement, supervisor
 
-# Seconds after which JAX gives up a process that no longer answers, and with it the run.
-HEARTBEAT_TIMEOUT = 40
+# Seconds after which JAX gives up a process that no longer answers, and with it the run; and that
+# it waits for all processes at the start. EVOVIT_HEARTBEAT_SECONDS and EVOVIT_JOIN_SECONDS say
+# otherwise.
+HEARTBEAT, JOIN = 40, 120
 
 
 def settings(environ: Mapping[str, str], *, tpu_vm: bool = False) -> dict[str, object] | None:
@@ -71,21 +75,63 @@ def on_tpu_vm() -> bool:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[None]:
+def joined() -> Iterator[supervisor.Child | None]:
     """Joins the run's other processes, if the environment says that there are any.
 
-    While the context lasts, a process that dies or fails ends the others within a minute, with a
-    line that says which it was, and the status `PEER_DIED`.
+    While the context lasts, a process that dies ends the others within a minute, with a line that
+    says which it was, and the status `supervisor.OTHER_DIED`. So does one that never comes.
+
+    Yields:
+      For `introduce`: the parent that says so; None where the process is alone.
     """
-    found = settings(os.environ, tpu_vm=on_tpu_vm())
-    if found is None:
-        yield
+    given = settings(os.environ, tpu_vm=on_tpu_vm())
+    if given is None:
+        yield None
         return
+    heartbeat = _seconds("EVOVIT_HEARTBEAT_SECONDS", HEARTBEAT)
+    with supervisor.supervised(patience=heartbeat + 10) as parent:
+        join(given, heartbeat, parent)
+        yield parent
+
+
+def join(given: dict[str, object], heartbeat: int, parent: supervisor.Child) -> None:
+    """Waits for the others, and connects to process 0."""
+    seconds = _seconds("EVOVIT_JOIN_SECONDS", JOIN)
+    waits = f"waited {seconds} s, EVOVIT_JOIN_SECONDS, at {given.get('coordinator_address')}"
+    parent.tell(waits=waits)
+    words = f"waiting for the other processes, up to {seconds} s: {given or 'as found by JAX'}"
+    waiting = threading.Timer(10, print, [words], {"file": sys.stderr, "flush": True})
+    waiting.daemon = True
+    waiting.start()
     try:
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT, **found)
+        jax.distributed.initialize(
+            heartbeat_timeout_seconds=heartbeat, initialization_timeout=seconds, **given
+        )
     except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = first_line(error)
         print(f"error: this process could not join the others: {reason}", file=sys.stderr)
-        sys.exit(PEER_DIED)
-    with Watch():
-        yield
+        sys.exit(supervisor.OTHER_DIED)
+    finally:
+        waiting.cancel()
+
+
+def introduce(parent: supervisor.Child | None) -> None:
+    """Tells the parent who the processes are, if there is one; JAX starts its devices for it."""
+    if parent is None:
+        return
+    host = f"(host {socket.gethostname()}, pid {os.getpid()})"
+    count = jax.process_count()
+    members = [f"process {i} of {count} {who}" for i, who in enumerate(agreement.gather(host))]
+    parent.tell(process=jax.process_index(), members=members)
+
+
+def _seconds(name: str, default: int) -> int:
+    """A positive whole number of the environment.
+
+    Raises:
+      UserError: it is none.
+    """
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal() or int(value) < 1:
+        raise UserError(f"{name}={value!r} is no number of seconds")
+    return int(value)

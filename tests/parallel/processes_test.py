@@ -2,7 +2,8 @@
 
 import pytest
 
-from evovit_jax.parallel import processes
+from evovit_jax.errors import UserError
+from evovit_jax.parallel import processes, supervisor
 
 ADDRESS = {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234", "JAX_NUM_PROCESSES": "4"}
 JOINED = {"coordinator_address": "10.0.0.1:1234", "num_processes": 4, "process_id": 2}
@@ -54,14 +55,45 @@ def test_one_process_joins_nobody(monkeypatch):
         assert joined == []
 
 
+class Told(supervisor.Child):
+    """Without a parent."""
+
+    def __init__(self):
+        self.facts = {}
+
+    def tell(self, **facts):
+        self.facts |= facts
+
+
 def test_a_process_that_cannot_join_says_so(monkeypatch, capsys):
     def fail(**settings):
         raise RuntimeError("DEADLINE_EXCEEDED: nobody there\nmore")
 
-    monkeypatch.setattr(processes.os, "environ", ADDRESS | {"JAX_PROCESS_ID": "2"})
+    monkeypatch.setenv("EVOVIT_JOIN_SECONDS", "7")
     monkeypatch.setattr(processes.jax.distributed, "initialize", fail)
-    with pytest.raises(SystemExit) as stopped, processes.joined():
-        pass
+    told = Told()
+    with pytest.raises(SystemExit) as stopped:
+        processes.join(JOINED, 40, told)
     assert stopped.value.code == 75
     expected = "error: this process could not join the others: DEADLINE_EXCEEDED: nobody there\n"
     assert capsys.readouterr().err == expected
+    assert told.facts["waits"] == "waited 7 s, EVOVIT_JOIN_SECONDS, at 10.0.0.1:1234"
+
+
+def test_how_long_is_a_number_of_seconds(monkeypatch):
+    given = []
+    monkeypatch.setattr(processes.jax.distributed, "initialize", lambda **s: given.append(s))
+    processes.join(JOINED, 40, Told())
+    assert given == [JOINED | {"heartbeat_timeout_seconds": 40, "initialization_timeout": 120}]
+    monkeypatch.setenv("EVOVIT_JOIN_SECONDS", "soon")
+    with pytest.raises(UserError, match="EVOVIT_JOIN_SECONDS='soon' is no number of seconds"):
+        processes.join(JOINED, 40, Told())
+
+
+def test_the_parent_learns_who_the_processes_are():
+    told = Told()
+    processes.introduce(told)
+    assert told.facts["process"] == 0
+    assert told.facts["members"] == [
+        f"process 0 of 1 (host {processes.socket.gethostname()}, pid {processes.os.getpid()})"
+    ]
