@@ -61,3 +61,8 @@ class Data:
             source=self.eval_source,
             **self._process,
         )
+
+    def close(self) -> None:
+        """Ends the workers of the evaluation, where there was one."""
+        if "eval_batches" in vars(self):
+            self.eval_batches.close()

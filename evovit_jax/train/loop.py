@@ -7,6 +7,9 @@ The host waits for the device once an interval of metrics, and where it evaluate
 
 import contextlib
 import dataclasses
+import hashlib
+import json
+from importlib import resources
 from typing import Any
 
 import jax
@@ -14,13 +17,13 @@ from etils import epath
 from jax.profiler import StepTraceAnnotation
 from ml_collections import ConfigDict
 
-from evovit_jax.parallel import sharding
+from evovit_jax.parallel import agreement, sharding
 from evovit_jax.parallel.preemption import Preemption
 from evovit_jax.train import nan_guard, reduction_schedule
 from evovit_jax.train.profiler import Profiler
 from evovit_jax.train.program import Program, build
 from evovit_jax.train.utilisation import Cost, InputWait, Pace, progress
-from evovit_jax.workdir import class_names
+from evovit_jax.workdir import class_names, config_file, lock
 from evovit_jax.workdir.checkpoints import Checkpointer
 from evovit_jax.workdir.config_file import kept, locate
 from evovit_jax.workdir.metrics import MetricWriter
@@ -49,33 +52,59 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Result:
         finite.
     """
     workdir = locate(workdir)
-    run = build(config)
-    with jax.set_mesh(run.mesh), Preemption() as preemption, contextlib.ExitStack() as stack:
+    agreement.refuse_differing({"workdir": str(workdir), **started_with(config)})
+    with contextlib.ExitStack() as stack:
+        with agreement.all_or_none():
+            run = build(config)
+            stack.callback(run.data.close)
+            data = stack.enter_context(contextlib.closing(run.data.train_iterator()))
+            about = run.data.describe()
+            profiler = Profiler(run.config.profile_steps, workdir)
+            stack.callback(profiler.close)
+        agreement.refuse_differing({"the data": about})
+        stack.enter_context(lock.held(workdir))
+        stack.enter_context(jax.set_mesh(run.mesh))
+        preemption = stack.enter_context(Preemption())
         with kept(workdir, run.config) as changes:
             for change in changes:
                 say(f"changed since this run began: {change}")
-            checkpoints = stack.enter_context(contextlib.closing(_checkpoints(run, workdir)))
-            loop = Loop(run, workdir, checkpoints, preemption)
+            say(about)
+            checkpoints = stack.enter_context(
+                Checkpointer(
+                    workdir, keep=run.config.keep_checkpoints, keep_best=run.config.keep_best
+                )
+            )
+            loop = Loop(run, workdir, checkpoints, preemption, data, profiler)
             stack.callback(loop.writer.close)
             class_names.write(workdir, run.data.train_source.class_names)
         return loop.go()
 
 
-def _checkpoints(run: Program, workdir: epath.Path) -> Checkpointer:
-    return Checkpointer(workdir, keep=run.config.keep_checkpoints, keep_best=run.config.keep_best)
+def started_with(config: ConfigDict) -> dict[str, Any]:
+    """What all processes of a run have in common: the config's fields, and the code."""
+    code = hashlib.sha256()
+    for file in sorted(resources.files("evovit_jax").rglob("*.py")):
+        code.update(file.read_bytes())
+    versions = {"jax": jax.__version__, "the code's hash": code.hexdigest()[:12]}
+    fields = config_file.flat(json.loads(json.dumps(config.to_dict())))
+    return {**{f"config.{name}": value for name, value in fields.items()}, **versions}
 
 
 class Loop:
     """One pass over the steps that are left."""
 
     def __init__(
-        self, run: Program, workdir: epath.Path, checkpoints: Checkpointer, preemption: Preemption
+        self,
+        run: Program,
+        workdir: epath.Path,
+        checkpoints: Checkpointer,
+        preemption: Preemption,
+        data: Any,
+        profiler: Profiler,
     ):
         self.run, self.workdir = run, workdir
         self.checkpoints, self.preemption = checkpoints, preemption
-        self.profiler = Profiler(run.config.profile_steps, workdir)
-        self.data = run.data.train_iterator()
-        say(run.data.describe())
+        self.data, self.profiler = data, profiler
         restored = checkpoints.restore(run.like)
         if restored is None:
             self.restored, self.state = None, run.fresh_state()
@@ -118,7 +147,6 @@ class Loop:
             step = max(start, run.total)
             self.evaluate(step)
             self.save(step)
-        self.profiler.close()
         self.checkpoints.wait()
         return Result(self.summary(step), preempted)
 
@@ -139,10 +167,7 @@ class Loop:
             return
         self.guard()
         self.pace.pause()
-        fresh = self.evaluated is not None and self.evaluated[0] == step
-        self.checkpoints.save(
-            step, self.state, self.data.get_state(), self.evaluated[1] if fresh else None
-        )
+        self.checkpoints.save(step, self.state, self.data.get_state(), self.writer.top1)
 
     def take(self, step: int) -> None:
         """One optimiser step."""

@@ -47,11 +47,16 @@ class Profiler:
         """Called after it, with what it computes; ends the trace after the last one."""
         if self._is_on and step + 1 == self._steps.stop:
             jax.block_until_ready(state)
-            self.close()
+            self._stop()
+
+    def _stop(self) -> None:
+        self._is_on = False
+        jax.profiler.stop_trace()
+        self._mirror.push(FOLDER)
 
     def close(self) -> None:
         """Ends a trace that the run's end has cut short."""
         if self._is_on:
-            self._is_on = False
-            jax.profiler.stop_trace()
-            self._mirror.push(FOLDER)
+            self._stop()
+        if self._mirror is not None:
+            self._mirror.close()

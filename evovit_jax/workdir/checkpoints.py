@@ -1,99 +1,130 @@
 """Checkpoints: everything that a run is, saved while it goes on, restored bit for bit.
 
 A checkpoint has the training state, and beside it a JSON item `run`: the data iterator's state,
-the shape of every array, and a checksum of every array's bits. Orbax writes it in the background;
-the newest `keep` and the `keep_best` of the best evaluated top-1 stay.
+the shape of every array, a checksum of every array's bits, and one of all that (see `integrity`).
+Orbax writes it in the background; the newest `keep` and the `keep_best` of the best evaluated top-1
+stay.
 """
 
-import json
-import re
-from collections.abc import Callable, Mapping
+import contextlib
+import functools
+import gc
+import logging
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
 from evovit_jax.errors import UserError, first_line
-from evovit_jax.workdir import abandoned_reads
+from evovit_jax.parallel import agreement
+from evovit_jax.workdir import integrity
 from evovit_jax.workdir.config_file import locate
+from evovit_jax.workdir.integrity import Damaged, Unreadable
 
 FOLDER = "checkpoints"
+STATE, RECORD = "state", "run"  # the items of a checkpoint
+PAUSE = 1.0  # seconds before what could not be read is tried again
 State = TypeVar("State")  # a frozen dataclass of arrays
-METRIC = "val_top1"
-# The metric of a checkpoint without an evaluation: it is never the best while another has one.
-UNEVALUATED = -1.0
-# What storage or memory says that may be there again the next time, in the words of the system,
-# of TensorStore and of XLA. Files that are missing are damage: they do not come back.
-PASSING = re.compile(
-    r"input/output error|stale file handle|timed out|timeout|deadline|unavailable|connection|"
-    r"too many open files|permission denied|resource_exhausted|cannot allocate|out of memory",
-    re.IGNORECASE,
-)
+Content = TypeVar("Content")
 
 
-class Damaged(Exception):
-    """What was restored is not what was saved."""
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, without the metrics that it keeps beside a checkpoint: `metrics.jsonl` has them."""
+
+    def metrics(self, step: int) -> None:
+        """Nothing; older checkpoints have such a file, which may be damaged."""
 
 
-def _may_pass(error: Exception, folder: epath.Path) -> bool:
-    """Whether a checkpoint of `folder` that could not be read may be whole."""
-    if isinstance(error, MemoryError):
-        return True
-    missing = FileNotFoundError | IsADirectoryError | NotADirectoryError
-    if isinstance(error, OSError) and not isinstance(error, missing):
-        return True
-    return PASSING.search(str(error).replace(str(folder), "")) is not None
+class _Best(managers.BestN):
+    """The best by the evaluations that the run has told of, also later than it saved the step."""
+
+    def __init__(self, n: int):
+        super().__init__(
+            get_metric_fn=lambda score: score, n=n, keep_checkpoints_without_metrics=False
+        )
+        self.scores: Mapping[int, float] = {}
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """Which of the checkpoints stay."""
+        scored = [
+            types.SimpleNamespace(step=c.step, metrics=self.scores.get(c.step)) for c in checkpoints
+        ]
+        return super().should_preserve(scored, context=context)
 
 
 class Checkpointer:
-    """The checkpoints of one work directory."""
+    """The checkpoints of one work directory.
+
+    All processes of a run call each method at the same point. Nothing is written, and nobody else's
+    half-written checkpoint removed, before the first `save`.
+    """
 
     def __init__(self, workdir: epath.PathLike, *, keep: int = 1, keep_best: int = 0):
         self.folder = locate(workdir) / FOLDER
-        _mend_metrics(self.folder)
-        policies = [managers.LatestN(max(1, keep))]
-        if keep_best:
-            policies.append(managers.BestN(get_metric_fn=_metric, n=keep_best))
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=managers.AnyPreservationPolicy(policies),
-                best_fn=_metric,
-                cleanup_tmp_directories=True,
-            ),
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "run": ocp.JsonCheckpointHandler(),
-            },
+        self._best = _Best(keep_best)
+        policies = [managers.LatestN(max(1, keep)), *([self._best] if keep_best else [])]
+        self._options = ocp.CheckpointManagerOptions(
+            preservation_policy=managers.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
         )
+        self._manager: ocp.CheckpointManager | None = None
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, None where there is none."""
-        return self._manager.latest_step()
+        if self._manager is not None:
+            return self._manager.latest_step()
+        return max(steps_in(self.folder), default=None)
 
-    def save(self, step: int, state: Any, data: Any, metrics: Mapping | None) -> None:
+    def save(self, step: int, state: Any, data: Any, scores: Mapping[int, float]) -> None:
         """Begins to save and returns; the state may be donated at once.
 
         Args:
           step: steps taken.
           state: the training state.
           data: the data iterator's state, JSON.
-          metrics: of the evaluation at this step, None where there was none.
+          scores: top-1 by step, of all evaluations so far.
+
+        Raises:
+          UserError: it cannot be saved.
         """
-        if self._manager.latest_step() == step:
+        if self.latest_step() == step:
             return
+        self._best.scores = scores
         tree = as_tree(state)
-        run = {"data": data, "shapes": shapes_of(tree), "checksums": checksums(tree)}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(tree), run=ocp.args.JsonSave(run)),
-            metrics={METRIC: (metrics or {}).get(METRIC, UNEVALUATED)},
+        run = {
+            "data": data,
+            "shapes": integrity.shapes_of(tree),
+            "checksums": integrity.checksums(tree),
+        }
+        run["record"] = integrity.checksum(run)
+        args = ocp.args.Composite(
+            **{STATE: ocp.args.StandardSave(tree), RECORD: ocp.args.JsonSave(run)}
         )
+        with _said(self.folder):
+            is_saved = self._open().save(step, args=args)
+        if not is_saved:
+            raise UserError(
+                f"step {step} was not saved: {self.folder} has step {self.latest_step()} already; "
+                "move that away, or choose another work directory"
+            )
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            logging.getLogger("absl").addFilter(_is_raised_nowhere)  # once, however often added
+            handlers = {
+                STATE: ocp.StandardCheckpointHandler(),
+                RECORD: ocp.JsonCheckpointHandler(),
+            }
+            self._manager = _Manager(self.folder, options=self._options, item_handlers=handlers)
+        return self._manager
 
     def restore(self, like: State) -> tuple[State, Any] | None:
         """The newest checkpoint that is whole, and the data iterator's state in it.
@@ -111,146 +142,177 @@ class Checkpointer:
           UserError: the checkpoint is of another architecture or optimiser, cannot be read now, or
             all are damaged.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        abandoned_reads.hush()
-        damaged = []
-        for step in steps:
-            try:
-                found = self._restore(step, like)
-            except UserError:
-                raise
-            except Exception as error:
-                reason = first_line(error, 200)
-                if _may_pass(error, self.folder):
-                    raise UserError(
-                        f"checkpoint {self.folder / str(step)} cannot be read now ({reason}); "
-                        "nothing was changed: try again"
-                    ) from error
-                print(f"checkpoint {step} is damaged ({reason})", flush=True)
-                damaged.append(step)
-            else:
-                self._set_aside(damaged)
-                return found
-        if steps:
-            raise UserError(
-                f"all checkpoints of {self.folder} are damaged; remove it to start again"
-            )
-        return None
 
-    def _restore(self, step: int, like: State) -> tuple[State, Any]:
-        run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
-        tree = as_tree(like)
-        check_shapes(run["shapes"], shapes_of(tree), f"checkpoint {self.folder / str(step)}")
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(tree))
-        ).state
-        for name, found in checksums(restored).items():
-            if found != run["checksums"][name]:
-                raise Damaged(f"the checksum of {name} is wrong")
-        return type(like)(**restored), run["data"]
+        def read(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+            run = _read_record(folder)
+            tree = as_tree(like)
+            integrity.check_shapes(run["shapes"], integrity.shapes_of(tree), f"checkpoint {folder}")
+            return _restore_arrays(folder, tree), run
 
-    def _set_aside(self, steps: list[int]) -> None:
-        """Frees the places of damaged checkpoints, which stay beside them."""
+        def verify(content: tuple[dict[str, Any], dict[str, Any]], step: int) -> None:
+            integrity.check_arrays(content[0], content[1]["checksums"], step)
+
+        steps = agreement.from_first(steps_in(self.folder))
         if not steps:
-            return
-        if jax.process_index() == 0:
-            for step in steps:
-                names = (f"damaged_{step}{more}" for more in ("", *map("_{}".format, range(2, 99))))
-                free = next(name for name in names if not (self.folder / name).exists())
-                (self.folder / str(step)).rename(self.folder / free)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("damaged checkpoint set aside")
-        self._manager.reload()
+            return None
+        (tree, run), damaged = _newest_whole(
+            self.folder, steps, read, verify, functools.partial(print, flush=True)
+        )
+        with agreement.all_or_none():
+            if jax.process_index() == 0:
+                _set_aside(self.folder, damaged)
+        return type(like)(**tree), run["data"]
 
     def wait(self) -> None:
-        """Returns when everything that was begun is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when everything that was begun is on disk.
+
+        Raises:
+          UserError: it cannot be saved.
+        """
+        if self._manager is not None:
+            with _said(self.folder):
+                self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits and lets go of the folder."""
-        self._manager.close()
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            with _said(self.folder):
+                manager.close()
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+        elif jax.process_count() == 1:  # with several, Orbax would wait for the others
+            with contextlib.suppress(UserError):  # the first error is the one to tell
+                self.close()
 
 
-def _mend_metrics(folder: epath.Path) -> None:
-    """Lets checkpoints with damaged metrics count as not evaluated; Orbax could read none then."""
-    if jax.process_index() == 0 and folder.is_dir():
-        for path in folder.glob("[0-9]*/metrics/metrics"):
+def _is_raised_nowhere(record: logging.LogRecord) -> bool:
+    """Not of a traceback that Orbax logs: it raises the same error, which is told in one line."""
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
+@contextlib.contextmanager
+def _said(folder: epath.Path) -> Iterator[None]:
+    """A failed save as one line; Orbax and TensorStore raise many kinds of errors."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(
+            f"a checkpoint could not be saved in {folder} ({first_line(error, 200)}); see that the "
+            "folder is there, can be written and has room, then start again"
+        ) from error
+
+
+def steps_in(folder: epath.Path) -> list[int]:
+    """The steps of all checkpoints of a folder that were saved to the end, ascending.
+
+    Raises:
+      UserError: the folder is none.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; checkpoints need a folder of that name")
+    found = ocp.path.step.standard_name_format().find_all(folder) if folder.exists() else []
+    return sorted(metadata.step for metadata in found)
+
+
+def _newest_whole(
+    folder: epath.Path,
+    steps: list[int],
+    read: Callable[[epath.Path], Content],
+    verify: Callable[[Content, int], None],
+    say: Callable[[str], None],
+) -> tuple[Content, list[int]]:
+    """Reads the newest checkpoint that is whole; the same one on all processes.
+
+    Args:
+      folder: of the checkpoints.
+      steps: which there are to choose from.
+      read: reads one on its own, without the other processes.
+      verify: raises `Damaged` for what was read of a step; may ask the other processes.
+      say: the first process reports with it those that it passes over.
+
+    Returns:
+      What was read, and the steps that are damaged.
+
+    Raises:
+      UserError: one cannot be read now or is of another run, or all are damaged.
+    """
+    damaged = []
+    for step in sorted(steps, reverse=True):
+        content, failure = _attempt(folder / str(step), read)
+        reason = _worst(failure)
+        if reason is None:
             try:
-                json.loads(path.read_text())
-            except ValueError:
-                print(f"the metrics in {path} are damaged: that step counts as not evaluated")
-                path.write_text(json.dumps({METRIC: UNEVALUATED}))
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("metrics of the checkpoints looked at")
+                verify(content, step)
+                return content, damaged
+            except Damaged as error:
+                reason = str(error)
+        if jax.process_index() == 0:
+            say(f"checkpoint {step} is damaged ({reason})")
+        damaged.append(step)
+    raise UserError(f"all checkpoints of {folder} are damaged; remove it to start again")
 
 
-def _metric(metrics: Mapping[str, float]) -> float:
-    return metrics[METRIC]
+def _attempt(
+    folder: epath.Path, read: Callable[[epath.Path], Content]
+) -> tuple[Content | None, Exception | None]:
+    """What `read` returns, or what the checkpoint suffers from at the second try too."""
+    failure = None
+    with integrity.hushed():
+        for pause in (PAUSE, 0):
+            try:
+                return read(folder), None
+            except UserError as error:
+                return None, error
+            except Exception as error:  # Orbax and TensorStore raise many kinds
+                failure = integrity.cause(error, folder)
+                if isinstance(failure, Unreadable):
+                    failure = UserError(
+                        f"checkpoint {folder} cannot be read now ({failure}); nothing was "
+                        "changed: try again"
+                    )
+            gc.collect()  # what the failed reads leave
+            time.sleep(pause)
+    return None, failure
+
+
+def _worst(failure: Exception | None) -> str | None:
+    """Why a checkpoint is damaged on any of the processes; None if it is whole on all.
+
+    Raises:
+      UserError: one of them could not read it now, or may not.
+    """
+    with agreement.all_or_none():
+        if isinstance(failure, UserError):
+            raise failure
+    reasons = agreement.gather(None if failure is None else str(failure))
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def _set_aside(folder: epath.Path, steps: list[int]) -> None:
+    """Frees the places of damaged checkpoints, which stay beside them."""
+    for step in steps:
+        names = (f"damaged_{step}{more}" for more in ("", *map("_{}".format, range(2, 99))))
+        free = next(name for name in names if not (folder / name).exists())
+        try:
+            (folder / str(step)).rename(folder / free)
+        except OSError as error:
+            raise UserError(f"{folder / str(step)} cannot be renamed: {error}") from error
 
 
 def as_tree(state: Any) -> dict[str, Any]:
     """The state's fields by name."""
     return {name: getattr(state, name) for name in state.__dataclass_fields__}
-
-
-def shapes_of(tree: Any) -> dict[str, str]:
-    """Shape and dtype of every array of a tree by its path, such as "params/cls_token"."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {_name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def check_shapes(saved: dict[str, str], wanted: dict[str, str], what: str) -> None:
-    """Refuses a checkpoint that does not fit the run.
-
-    Raises:
-      UserError: naming what differs; parameters first, since the rest follows from them.
-    """
-    differing = []
-    for name in [*wanted, *(name for name in saved if name not in wanted)]:
-        if saved.get(name) != wanted.get(name):
-            is_shape = name in saved and name in wanted
-            text = (
-                f"{saved[name]} there, {wanted[name]} here"
-                if is_shape
-                else ("only there" if name in saved else "only here")
-            )
-            differing.append((not name.startswith("params/"), f"{name} ({text})"))
-    if not differing:
-        return
-    differing.sort(key=lambda item: item[0])
-    of_params = [text.removeprefix("params/") for late, text in differing if not late]
-    shown = of_params or [text for _, text in differing]
-    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
-    kind = "another architecture" if of_params else "another optimiser, average or loss"
-    raise UserError(
-        f"{what} is of {kind}: {'; '.join(shown[:8])}{more}. "
-        "Use its config, or another work directory"
-    )
-
-
-def checksums(tree: Any) -> dict[str, int]:
-    """For every array the sum of its bits as 32-bit words, modulo 2^32, by its path.
-
-    Addition does not depend on the order, so the sum is the same however an array is sharded.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    sums = jax.device_get(_sum_bits([leaf for _, leaf in leaves]))
-    return {_name(path): int(value) for (path, _), value in zip(leaves, sums, strict=True)}
-
-
-@jax.jit
-def _sum_bits(leaves: list[jax.Array]) -> list[jax.Array]:
-    def one(x: jax.Array) -> jax.Array:
-        if x.dtype == jnp.bool_:
-            return x.sum(dtype=jnp.uint32)
-        words = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
-        return words.astype(jnp.uint32).sum(dtype=jnp.uint32)
-
-    return [one(leaf) for leaf in leaves]
 
 
 def load_variables(
@@ -260,34 +322,65 @@ def load_variables(
 
     Args:
       path: a work directory, or its folder of checkpoints.
-      step: which checkpoint; None for the newest.
+      step: which checkpoint; None for the newest that is whole. Damaged ones are reported.
 
     Raises:
-      UserError: there is no such checkpoint.
+      UserError: there is no such checkpoint, or none that is whole.
     """
     path = locate(path)
     folder = path / FOLDER if (path / FOLDER).is_dir() else path
-    steps = sorted(int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit())
+    steps = agreement.from_first(steps_in(folder))
     if not steps or (step is not None and step not in steps):
         raise UserError(f"{path} has no checkpoint" + ("" if step is None else f" of step {step}"))
-    tree = read(folder / str(steps[-1] if step is None else step), evaluated_part)
-    found = tree.get("ema", tree)
-    return found["params"], found.get("stats") or {}
+    if step is not None:
+        steps = [step]
+
+    def warn(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)  # what a command prints is the command's
+
+    tree, _ = _newest_whole(
+        folder, steps, lambda folder: read(folder, evaluated_part), lambda *_: None, warn
+    )
+    values = tree.get("ema", tree)
+    return values["params"], values.get("stats") or {}
 
 
 def evaluated_part(tree: dict[str, Any]) -> dict[str, Any]:
-    """Of a checkpoint's state, what is evaluated."""
-    if tree.get("ema"):
-        return {"ema": tree["ema"]}
-    return {name: tree.get(name) or {} for name in ("params", "stats")}
+    """Of a checkpoint's state, what is evaluated, and the step that it is of."""
+    names = ("ema",) if tree.get("ema") else ("params", "stats")
+    return {name: tree.get(name) or {} for name in (*names, "step")}
 
 
 def read(folder: epath.PathLike, part: Callable[[dict], dict] = dict) -> dict[str, Any]:
-    """Arrays of one checkpoint's state on the host, `part` of them (of their shapes)."""
-    path = locate(folder) / "state"
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        shapes = part(reader.metadata(path).item_metadata.tree)
-        item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)
-        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-        args = ocp.args.PyTreeRestore(item=item, restore_args=kinds, partial_restore=True)
-        return reader.restore(path, args=args)
+    """Arrays of one checkpoint's state on the host, `part` of them (of their shapes).
+
+    Raises:
+      Damaged: they are not what was saved. Orbax and TensorStore raise other errors too.
+    """
+    folder = locate(folder)
+    run = _read_record(folder)
+    handler = ocp.PyTreeCheckpointHandler()
+    shapes = part(handler.metadata(folder / STATE).tree)
+    item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)
+    kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    args = ocp.args.PyTreeRestore(item=item, restore_args=kinds, partial_restore=True)
+    tree = handler.restore(folder / STATE, args=args)
+    integrity.check_arrays(tree, run["checksums"], int(folder.name))
+    return tree
+
+
+def _read_record(folder: epath.Path) -> dict[str, Any]:
+    """The JSON beside the arrays of one checkpoint, checked."""
+    run = ocp.JsonCheckpointHandler().restore(folder / RECORD)
+    integrity.check_record(run)
+    return run
+
+
+def _restore_arrays(folder: epath.Path, tree: dict[str, Any]) -> dict[str, Any]:
+    """The arrays of one checkpoint, placed as `tree` says.
+
+    Orbax's handler reads without the other processes; its checkpointers end with a barrier, at
+    which those would wait for one that has found damage.
+    """
+    args = ocp.args.StandardRestore(tree)
+    return ocp.StandardCheckpointHandler().restore(folder / STATE, args=args)

@@ -57,9 +57,10 @@ def kept(workdir: epath.PathLike, config: ConfigDict) -> Iterator[list[str]]:
 
 def _read(path: epath.Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):  # none, or one that a kill cut short
         return None
+    return content if isinstance(content, dict) else None
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
@@ -72,6 +73,15 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         elif a != b:
             found.append(f"{prefix}{name}: {a} -> {b}")
     return found
+
+
+def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config's fields by their whole names, such as "optim.learning_rate"."""
+    values = {}
+    for name, value in fields.items():
+        inner = isinstance(value, dict)
+        values |= flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return values
 
 
 # What of a run's config is read here; other programs have a config.json too.

@@ -5,6 +5,7 @@ event files and profiler traces are written by code that knows local folders alo
 """
 
 import pathlib
+import shutil
 import tempfile
 
 from etils import epath
@@ -31,6 +32,12 @@ class Mirror:
         for top in self.folder.glob(name):
             for file in [top] if top.is_file() else sorted(top.rglob("*")):
                 self._push_file(file)
+
+    def close(self) -> None:
+        """Copies what is left to copy, and leaves no folder on this machine."""
+        if self._is_remote:
+            self.push()
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _push_file(self, file: pathlib.Path) -> None:
         if not file.is_file():

@@ -33,21 +33,27 @@ def test_what_cannot_be_evaluated_is_not_trained(tmp_path):
 
 
 def test_an_evaluation_that_fails_keeps_what_was_trained(tmp_path, monkeypatch, capsys):
-    config = tiny_config(total_steps=3, checkpoint_steps=3, eval_steps=2)
+    fields = {"total_steps": 3, "checkpoint_steps": 3, "eval_steps": 2}
+    config = tiny_config(keep_checkpoints=1, keep_best=1, **fields)
 
     def fail(self, state):
         raise RuntimeError("out of memory")
+
+    def worse_at_the_end(self, state):
+        return {"val_top1": 90.0 - int(state.step), "val_top5": 99.0, "val_loss": 1.0}
 
     with monkeypatch.context() as patch:
         patch.setattr(Program, "evaluate", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             loop.train_and_evaluate(config, tmp_path)
     assert steps(tmp_path) == [2]
+    monkeypatch.setattr(Run, "evaluate", worse_at_the_end)
     result = loop.train_and_evaluate(config, tmp_path)
     out = capsys.readouterr().out
     assert "restored step 2" in out
     assert "step 2/3  val_top1" in out  # what was due is made up for
     assert result.summary["step"] == 3
+    assert steps(tmp_path) == [2, 3]  # the best though it was saved before it was evaluated
 
 
 def test_a_start_that_is_refused_leaves_the_run_as_it_was(tmp_path):

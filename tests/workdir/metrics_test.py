@@ -5,6 +5,7 @@ import json
 import pytest
 from tensorboard_events import scalars
 
+from evovit_jax.errors import UserError
 from evovit_jax.train import utilisation
 from evovit_jax.workdir import metrics
 
@@ -43,6 +44,45 @@ def test_going_on_drops_later_lines_and_one_cut_short(tmp_path):
     assert lines(tmp_path)[-1] == {"step": 3, "loss": 0.5}
 
 
+@pytest.mark.parametrize(
+    "line",
+    [b"\xff\xfe", b"5", b"[1]", b'{"a": 1}', b'{"step": null}', b'{"step": "x"}', b"[" * 100_000],
+)
+def test_a_line_that_is_no_record_is_set_aside(tmp_path, capsys, line):
+    first, last = b'{"step": 1, "loss": 2.0}\n', b'{"step": 2, "val_top1": 5.0}\n'
+    (tmp_path / metrics.FILE).write_bytes(first + line + b"\n" + last)
+    writer = metrics.MetricWriter(tmp_path, 2)
+    assert (tmp_path / metrics.FILE).read_bytes() == first + last
+    assert (tmp_path / metrics.DAMAGED).read_bytes() == line + b"\n"
+    said = "metrics.jsonl: damaged lines, now in damaged_metrics.jsonl: 1\n"
+    assert capsys.readouterr().out == said
+    assert writer.top1 == {2: 5.0}
+    writer.close()
+
+
+def test_nuls_of_a_power_cut_take_no_line_with_them(tmp_path):
+    first, last = b'{"step": 1, "loss": 2.0}\n', b'{"step": 2, "val_top1": 5.0}\n'
+    (tmp_path / metrics.FILE).write_bytes(first + bytes(9) + last + bytes(5))
+    metrics.MetricWriter(tmp_path, 2).close()
+    assert (tmp_path / metrics.FILE).read_bytes() == first + last
+    assert not (tmp_path / metrics.DAMAGED).exists()
+
+
+def test_every_process_knows_what_the_first_has_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics.jax, "process_index", lambda: 1)
+    lines = ['{"step": 2, "val_top1": 5.0}\n']
+    monkeypatch.setattr(metrics.agreement, "from_first", lambda value: lines)
+    writer = metrics.MetricWriter(tmp_path, 2)
+    assert writer.has_evaluation(2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
+    (tmp_path / metrics.FILE).mkdir()
+    with pytest.raises(UserError, match="the metrics cannot be written"):
+        metrics.MetricWriter(tmp_path, 2)
+
+
 def test_starting_again_starts_the_file_again(tmp_path):
     (tmp_path / metrics.FILE).write_text('{"step": 0, "loss": 2.0}\n')
     metrics.MetricWriter(tmp_path, None).close()
@@ -51,7 +91,7 @@ def test_starting_again_starts_the_file_again(tmp_path):
 
 def test_pace_leaves_out_the_first_step_and_pauses(monkeypatch):
     now = iter([0.0, 2.0, 100.0, 104.0])
-    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(utilisation.time, "perf_counter", lambda: next(now))
     pace = utilisation.Pace(batch_size=10)
     assert pace.lap() is None
     for _ in range(5):

@@ -60,6 +60,19 @@ def test_what_changed_is_copied(store, monkeypatch):
     assert written == [b"22"]
 
 
+def test_nothing_is_left_on_this_machine(store):
+    found = Mirror(store)
+    (found.folder / "a").write_text("1")
+    found.close()
+    assert (store / "a").read_text() == "1"
+    assert not found.folder.exists()
+
+
+def test_a_local_folder_stays(tmp_path):
+    Mirror(tmp_path).close()
+    assert tmp_path.exists()
+
+
 def test_metrics_reach_the_store_line_by_line(store):
     store.mkdir()
     (store / metrics.FILE).write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n')
