@@ -47,7 +47,7 @@ def test_an_evaluation_that_fails_keeps_what_was_trained(tmp_path, monkeypatch, 
         with pytest.raises(RuntimeError, match="out of memory"):
             loop.train_and_evaluate(config, tmp_path)
     assert steps(tmp_path) == [2]
-    monkeypatch.setattr(Run, "evaluate", worse_at_the_end)
+    monkeypatch.setattr(Program, "evaluate", worse_at_the_end)
     result = loop.train_and_evaluate(config, tmp_path)
     out = capsys.readouterr().out
     assert "restored step 2" in out
