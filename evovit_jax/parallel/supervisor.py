@@ -176,13 +176,15 @@ def verdict(facts: dict[str, Any], words: str) -> str:
       words: what was written before the abort. JAX's reason is shown, and the numbers that it lists
         are given their hosts; nothing is decided by it.
     """
-    status = words.partition("absl::Status: ")[2] or words
-    reason = status.strip().partition("\n\n")[0].partition("\nAdditional")[0]
+    status = words.partition("absl::Status: ")[2]
+    reason = (status or words).strip().partition("\n\n")[0].partition("\nAdditional")[0]
     members = facts.get("members")
     if members is None:
         return f"not all processes of this run came: {_flat(reason)} ({facts.get('waits')})"
     numbers = [int(n) for n in re.findall(r"^(\d+)$", reason, re.MULTILINE)]
-    if not numbers and facts["process"] > 0:
+    if not numbers and len(members) == 2:
+        numbers = [1 - facts["process"]]
+    elif not numbers and facts["process"] > 0 and status:
         numbers = [0]  # a process hears of the others from process 0 alone
     dead = ", ".join(members[n] for n in numbers if n < len(members)) or "another process"
     return (

@@ -97,7 +97,7 @@ def test_a_killed_child_kills_the_parent_and_the_other_way_round():
     [
         (0, "F1 absl::Status: UNAVAILABLE: unhealthy:\n1\nThe tasks\n\nRPC", "process 1 of 2 (b)"),
         (1, "F1 absl::Status: UNAVAILABLE: Socket closed\nAdditional x", "process 0 of 2 (a)"),
-        (0, "gloo::EnforceNotMet", "another process"),
+        (0, "gloo::EnforceNotMet", "process 1 of 2 (b)"),
     ],
 )
 def test_who_died(process, words, expected):
@@ -106,6 +106,12 @@ def test_who_died(process, words, expected):
     assert line.startswith(f"{expected} died or does not answer (")
     assert f"so process {process} of 2" in line
     assert "\n" not in line
+
+
+def test_who_died_is_not_always_known():
+    facts = {"process": 2, "members": ["process 0", "process 1", "process 2"]}
+    line = supervisor.verdict(facts, "gloo::EnforceNotMet")
+    assert line.startswith("another process died or does not answer (gloo::EnforceNotMet)")
 
 
 def test_who_never_came():
