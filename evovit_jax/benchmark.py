@@ -2,18 +2,20 @@
 
 python -m evovit_jax.benchmark --models="A;B+evit,keep_rate=0.7" [--batch_sizes=1,16]
 python -m evovit_jax.benchmark --models=A --mode=train --peers=timm --json --output=DIR
+python -m evovit_jax.benchmark --models=A --target=v5e[,v6e,v5p,v4] [--mode=train] --batch_sizes=64
 python -m evovit_jax.benchmark --mode=data --data=folder:DIR [--peers=tf,torch]
 
 Models and batch sizes take turns, so that whatever else the machine does hits all of them, and so
 do the matmuls whose speed is the peak. `speedup` is over the first model at the same batch size,
-the median over the rounds.
+the median over the rounds. `--target` compiles for an accelerator that is not here and times
+nothing: what it prints are its compiler's estimates.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
 
-from evovit_jax.benchmarking import data_pipelines, flag_checks, own_models, rows
+from evovit_jax.benchmarking import data_pipelines, flag_checks, own_models, rows, tpu_estimates
 from evovit_jax.benchmarking import report as benchmark_report
 from evovit_jax.errors import run_command
 from evovit_jax.hardware import cpu
@@ -31,7 +33,12 @@ def parse_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--models", default="", help="NAME or NAME+REDUCTION, semicolons between them")
     add("--batch_sizes", default="1,16", help="images at once, commas between them")
     add("--mode", default="inference", choices=(*own_models.MODES, "data"))
-    add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    add("--target", default="", help="TPUs that are not here, v5e,v6e: their compiler's estimates")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="float32 by default, with --target bfloat16",
+    )
     add("--image_size", type=int, help="pixels; those of each model by default")
     add("--chunk", type=int, help="images computed at once in inference; 0 for the whole batch")
     add("--remat", default="none", help="what a training step recomputes: none, dots or full")
@@ -54,7 +61,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse_flags(arguments)
     batch_sizes, chosen = flag_checks.check(flags)
     folder = output_folder.open_folder(flags.output) if flags.output else None
-    if flags.mode == "data":
+    if flags.target:
+        report = tpu_estimates.run(
+            own_models.parse_models(flags.models),
+            targets=flags.target.split(","),
+            batch_sizes=batch_sizes,
+            mode=flags.mode,
+            dtype=flags.dtype or "bfloat16",
+            image_size=flags.image_size,
+            chunk=flags.chunk,
+            remat=flags.remat,
+        )
+        table = tpu_estimates.table(report)
+    elif flags.mode == "data":
         report, table = data_pipelines.report(
             flags.data,
             peers=chosen,
@@ -70,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             own_models.parse_models(flags.models),
             batch_sizes=batch_sizes,
             mode=flags.mode,
-            dtype=flags.dtype,
+            dtype=flags.dtype or "float32",
             image_size=flags.image_size,
             chunk=flags.chunk,
             remat=flags.remat,

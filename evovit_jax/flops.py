@@ -33,7 +33,8 @@ def macs_of(function: Callable[..., Any], *arguments: Any) -> int:
     """Multiply-adds of all matmuls and convolutions that the results of `function` depend on.
 
     Nothing is compiled or computed. The body of a loop of known length counts as often as it runs,
-    of another loop once; of branches the dearest counts.
+    of another loop once; of branches the dearest counts. What a TPU computes in another way is
+    counted in the general one.
 
     Args:
       function: of arrays, to arrays.
@@ -72,7 +73,10 @@ def _equation_macs(equation: Any, used: list[bool]) -> int:
         outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
         return math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
     if name == "cond":
-        return max(_program_macs(branch.jaxpr, used) for branch in params["branches"])
+        branches = params["branches"]
+        if params.get("branches_platforms"):
+            branches = branches[-1:]  # what platforms without a way of their own compute
+        return max(_program_macs(branch.jaxpr, used) for branch in branches)
     inner = [getattr(p, "jaxpr", p) for p in params.values() if _is_program(p)]
     times = params["length"] if name == "scan" else 1
     # A loop's carry feeds its next round, so all of its outputs count; elsewhere only the used.

@@ -26,6 +26,8 @@ def check(flags: argparse.Namespace) -> tuple[list[int], list[str]]:
     for peer in chosen:
         if peer not in known:
             raise UserError(f"--peers={peer} is unknown here; --mode={flags.mode} has {known}")
+    if flags.target and (chosen or flags.mode == "data"):
+        raise UserError("--target goes with --mode=inference or train, and with no --peers")
     if flags.mode == "data" and not flags.data:
         raise UserError("--mode=data needs --data, for example --data=folder:DIR")
     return batch_sizes, chosen

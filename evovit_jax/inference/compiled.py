@@ -18,9 +18,17 @@ from evovit_jax.models.variables import Skeleton, Variables
 CPU_PIXELS = 8 * 224**2
 
 
-def default_chunk(image_size: int) -> int | None:
-    """Images of `image_size` px at once on this process's hardware; None for the whole batch."""
-    return max(1, CPU_PIXELS // image_size**2) if jax.default_backend() == "cpu" else None
+# Images of 224 px at once on a TPU, whose fast memory (128 MiB from v4 on) holds a block's map and
+# activations of so many; the maps grow with the square of the pixels.
+TPU_IMAGES = 64
+
+
+def default_chunk(image_size: int, platform: str | None = None) -> int | None:
+    """Images of `image_size` px at once on `platform`, by default this process's; None for all."""
+    platform = platform or jax.default_backend()
+    if platform == "tpu":
+        return max(1, int(TPU_IMAGES * min(1.0, 224 / image_size) ** 4))
+    return max(1, CPU_PIXELS // image_size**2) if platform == "cpu" else None
 
 
 def chunked(function: Callable[[Array], Any], chunk: int | None) -> Callable[[Array], Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from evovit_jax.errors import UserError
 from evovit_jax.reduction import base
@@ -34,11 +34,12 @@ from evovit_jax.reduction.base import (
 from evovit_jax.reduction.schedule import KEEP_RATE, Changes, Timeline
 from evovit_jax.reduction.tokens import (
     TokenSet,
+    among_top,
     dropped_at,
     follow,
     gather,
+    gather_and_sum,
     kept_moves,
-    membership,
     scatter_set,
     top_k,
     with_prefix,
@@ -255,17 +256,17 @@ class Evo(SlowFast):
         return self.fields.alpha if block >= first else 1.0
 
 
-def representative_token(
-    x: Float[Array, "b p d"], scores: Float[Array, "b p"], is_placeholder: Array
-) -> Float[Array, "b 1 d"]:
-    """The mean of the placeholders, weighted by their scores (Section 3.3).
+def representative_weights(
+    scores: Float[Array, "b p"], is_placeholder: Bool[Array, "b p"]
+) -> Float[Array, "b p"]:
+    """What each patch token counts in the representative token (Section 3.3).
 
-    Where softmax has rounded all of these to zero, they weigh the same.
+    The representative token is the mean of the placeholders, weighted by their scores. Where
+    softmax has rounded all of these to zero, they weigh the same.
     """
     weights = jnp.where(is_placeholder, scores, 0.0)
     alike = is_placeholder.astype(scores.dtype)
-    weights = shares(jnp.where(weights.any(axis=1, keepdims=True), weights, alike))
-    return jnp.einsum("bp,bpd->bd", weights.astype(x.dtype), x)[:, None]
+    return shares(jnp.where(weights.any(axis=1, keepdims=True), weights, alike))
 
 
 def shares(x: Float[Array, "b p"]) -> Float[Array, "b p"]:
@@ -289,13 +290,14 @@ def enter_slow_path(tokens: TokenSet, count: int, *, block: int, fast_update: bo
     n, prefix = tokens.x.shape[1], tokens.prefix
     slow_scores, index = top_k(tokens.scores, count)
     whole = with_prefix(index, prefix)
-    slow = gather(tokens.x, whole)
     entered, elsewhere = None, dropped_at(block)
     if fast_update:
-        others = ~membership(index, tokens.patches)
-        entered = representative_token(tokens.x[:, prefix:], tokens.scores, others)
-        slow = jnp.concatenate([slow, entered], axis=1)
+        weights = representative_weights(tokens.scores, ~among_top(tokens.scores, index))
+        slow = gather_and_sum(tokens.x, whole, weights)
+        entered = slow[:, -1:]
         elsewhere = prefix + count
+    else:
+        slow = gather(tokens.x, whole)
     moves = kept_moves(whole, n, elsewhere=elsewhere)
     full = Waiting(tokens.x, tokens.scores, whole, tokens.source, entered)
     return tokens.replace(
@@ -311,5 +313,8 @@ def leave_slow_path(tokens: TokenSet) -> TokenSet:
         # Placeholders gain what the representative token gained; selected rows are overwritten.
         x = x + (tokens.x[:, -1:] - full.entered)
     x = scatter_set(x, full.index, tokens.x[:, : full.index.shape[1]])
-    scores = scatter_set(full.scores, full.index[:, prefix:] - prefix, tokens.scores)
+    # At the places of all tokens, as above: the compiler finds them once.
+    ahead = ((0, 0), (prefix, 0))
+    scores = scatter_set(jnp.pad(full.scores, ahead), full.index, jnp.pad(tokens.scores, ahead))
+    scores = scores[:, prefix:]
     return tokens.replace(x=x, scores=scores, source=full.source).put_aside(waiting=None)

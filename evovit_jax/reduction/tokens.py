@@ -9,6 +9,7 @@ Tested in tests/reduction/methods_test.py.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -16,7 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from evovit_jax.hardware.platforms import by_platform
 from evovit_jax.parallel.per_device import per_device
+from evovit_jax.reduction import one_hot
 
 
 @functools.partial(
@@ -107,16 +110,45 @@ def check_tokens(tokens: TokenSet, *, dim: int, inputs: int) -> TokenSet:
 
 def top_k(scores: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
     """The k largest scores and their indices, largest first, ties by the smaller index."""
-    return per_device(lambda scores: tuple(jax.lax.top_k(scores, k)))(scores)
+
+    def by_sorting(scores: Float[Array, "b n"]) -> tuple[Array, Array]:
+        return tuple(jax.lax.top_k(scores, k))
+
+    return local(by_sorting, lambda scores: one_hot.top_k(scores, k))(scores)
 
 
-@per_device
+def local(default: Callable, tpu: Callable) -> Callable:
+    """A function of a batch of images, of each device's own: `tpu` on TPUs, `default` elsewhere."""
+
+    def either(*arrays: Array) -> Any:
+        few = all(n <= one_hot.MOST_TOKENS for x in arrays for n in x.shape[1:2])
+        return (by_platform(tpu=tpu, default=default) if few else default)(*arrays)
+
+    return per_device(either)
+
+
 def gather(x: Array, index: Int[Array, "b k"]) -> Array:
     """`x[b, index[b, j]]` for `x` `[b, n]` or `[b, n, d]`; indices are in range by construction."""
-    if x.ndim == 3:
-        index = index[:, :, None]
-    # Without the clip XLA fills out-of-range rows with NaN, a second pass over the result.
-    return jnp.take_along_axis(x, index, axis=1, mode="clip")
+
+    def by_index(x: Array, index: Int[Array, "b k"]) -> Array:
+        index = index if x.ndim == 2 else index[:, :, None]
+        # Without the clip XLA fills out-of-range rows with NaN, a second pass over the result.
+        return jnp.take_along_axis(x, index, axis=1, mode="clip")
+
+    return local(by_index, one_hot.gather)(x, index)
+
+
+def gather_and_sum(
+    x: Float[Array, "b n d"], index: Int[Array, "b k"], weights: Float[Array, "b p"]
+) -> Float[Array, "b k+1 d"]:
+    """`gather(x, index)`, and after it the sum of the last p tokens of `x` times their weights."""
+
+    def by_index(x: Array, index: Array, weights: Array) -> Array:
+        last = x[:, x.shape[1] - weights.shape[1] :]
+        total = jnp.einsum("bp,bpd->bd", weights.astype(x.dtype), last)
+        return jnp.concatenate([gather(x, index), total[:, None]], axis=1)
+
+    return local(by_index, one_hot.gather_and_sum)(x, index, weights)
 
 
 def _rows(index: Int[Array, "b k"]) -> Int[Array, "b 1"]:
@@ -129,36 +161,55 @@ def scatter_add(x: Array, index: Int[Array, "b k"], updates: Array) -> Array:
     return x.at[_rows(index), index].add(updates, mode="promise_in_bounds")
 
 
-@per_device
 def scatter_set(x: Array, index: Int[Array, "b k"], values: Array) -> Array:
     """`x` with `values[b, j]` at `index[b, j]`; an image's indices are distinct."""
-    return x.at[_rows(index), index].set(values, mode="promise_in_bounds", unique_indices=True)
+
+    def by_index(x: Array, index: Int[Array, "b k"], values: Array) -> Array:
+        rows = x.at[_rows(index), index]
+        return rows.set(values, mode="promise_in_bounds", unique_indices=True)
+
+    return local(by_index, one_hot.scatter_set)(x, index, values)
 
 
 def membership(index: Int[Array, "b k"], n: int) -> Bool[Array, "b n"]:
     """Which of n positions `index` names, once or more."""
 
-    @per_device
-    def local(index: Int[Array, "b k"]) -> Bool[Array, "b n"]:
+    def by_index(index: Int[Array, "b k"]) -> Bool[Array, "b n"]:
         none = jnp.zeros((index.shape[0], n), bool)
         return none.at[_rows(index), index].set(True, mode="promise_in_bounds")
 
-    return local(index)
+    return local(by_index, lambda index: one_hot.membership(index, n))(index)
+
+
+def among_top(scores: Float[Array, "b n"], index: Int[Array, "b k"]) -> Bool[Array, "b n"]:
+    """Which positions `index` names, the indices that `top_k(scores, k)` gave."""
+    k = index.shape[1]
+
+    def by_index(scores: Array, index: Array) -> Bool[Array, "b n"]:
+        return membership(index, scores.shape[1])
+
+    def by_rank(scores: Array, index: Array) -> Bool[Array, "b n"]:
+        return one_hot.ranks(scores) < k
+
+    return local(by_index, by_rank)(scores, index)
 
 
 def order_by(scores: Float[Array, "b n"]) -> Int[Array, "b n"]:
     """All indices, largest score first, ties by the smaller index."""
 
-    def local(scores: Float[Array, "b n"]) -> Int[Array, "b n"]:
+    def by_sorting(scores: Float[Array, "b n"]) -> Int[Array, "b n"]:
         return jnp.argsort(scores, axis=-1, descending=True, stable=True).astype(jnp.int32)
 
-    return per_device(local)(scores)
+    return local(by_sorting, lambda scores: one_hot.top_k(scores, scores.shape[1])[1])(scores)
 
 
-@per_device
 def ascending(index: Int[Array, "b k"]) -> Int[Array, "b k"]:
     """Indices in increasing order."""
-    return jnp.sort(index, axis=1)
+
+    def by_ranks(index: Int[Array, "b k"]) -> Int[Array, "b k"]:
+        return -one_hot.top_k(-index, index.shape[1])[0]
+
+    return local(functools.partial(jnp.sort, axis=1), by_ranks)(index)
 
 
 def group_sum(
@@ -177,10 +228,13 @@ def nearest_distances(distance: Float[Array, "b n n"], k: int) -> Float[Array, "
     return -per_device(lambda near: jax.lax.top_k(near, k)[0])(-distance)
 
 
-@per_device
 def columns(x: Float[Array, "b n m"], index: Int[Array, "b k"]) -> Float[Array, "b n k"]:
     """`x[b, i, index[b, j]]`."""
-    return jnp.take_along_axis(x, index[:, None, :], axis=2, mode="clip")
+
+    def by_index(x: Array, index: Array) -> Array:
+        return jnp.take_along_axis(x, index[:, None, :], axis=2, mode="clip")
+
+    return local(by_index, one_hot.columns)(x, index)
 
 
 def pairwise_distances(x: Float[Array, "b n d"]) -> Float[Array, "b n n"]:

@@ -175,10 +175,9 @@ def match(metric: Float[Array, "b n c"], r: int, prefix: int) -> Matching:
     metric = jax.lax.stop_gradient(metric / jnp.maximum(norm, 1e-12))
     even, odd = metric[:, 0::2], metric[:, 1::2]
     similarity = jnp.einsum("bac,boc->bao", even, odd, precision="highest")
-    if prefix > 0:
-        similarity = similarity.at[:, 0].set(-jnp.inf)
-    if prefix > 1:
-        similarity = similarity.at[:, :, 0].set(-jnp.inf)
+    row, column = (jax.lax.broadcasted_iota(jnp.int32, similarity.shape, i) for i in (1, 2))
+    is_class = (row == 0) & (prefix > 0) | (column == 0) & (prefix > 1)
+    similarity = jnp.where(is_class, -jnp.inf, similarity)
     partner = similarity.argmax(axis=-1).astype(jnp.int32)
     order = order_by(similarity.max(axis=-1))
     merged = order[:, :r]

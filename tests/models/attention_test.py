@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from jax.interpreters import partial_eval as pe
 from tiny import tiny_config
 
 from evovit_jax import create_model
+from evovit_jax.hardware.platforms import compiling_for
 from evovit_jax.models import attention
 from evovit_jax.models.attention import attend
 from evovit_jax.models.variables import Skeleton
@@ -165,6 +168,21 @@ def test_every_method_is_lowered(request, reduction, platform):
     for train in (False, True):
         text = lowered("deit_tiny_patch16_224", reduction, train=train, platform=platform)
         assert "bf16" in text
+
+
+@pytest.mark.parametrize("reduction", ["evo", "evit,keep_rate=0.7", "tome,r=2"])
+def test_tpus_neither_sort_nor_index(reduction):
+    model = create_model("deit_tiny_patch16_224", reduction, **SMALL["deit_tiny_patch16_224"])
+    graphdef, state = nnx.split(model)
+
+    def logits(state, images):
+        return nnx.merge(graphdef, state)(images)[0]
+
+    for platform, wanted in (("tpu", False), ("cpu", True)):
+        with compiling_for(platform):
+            traced = jax.make_jaxpr(logits)(state, jnp.zeros((2, 64, 64, 3)))
+        program = str(pe.dce_jaxpr(traced.jaxpr, [True])[0])
+        assert any(op in program for op in (" sort[", "top_k[", "scatter[", "gather[")) is wanted
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["inference", "training"])

@@ -3,8 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from flax import nnx
 
+from evovit_jax.hardware.platforms import compiling_for
 from evovit_jax.models import layers
+from evovit_jax.models.attention import attend, attend_tokens_first
+from evovit_jax.reduction.base import AttentionRequest
 
 X = jax.random.normal(jax.random.key(0), (5, 7))
 
@@ -23,3 +28,85 @@ def test_gelu_is_the_exact_one():
     np.testing.assert_allclose(layers.gelu(X), exact(X), rtol=1e-6)
     slope, wanted = (jax.grad(lambda x, f=f: f(x).sum())(X) for f in (layers.gelu, exact))
     np.testing.assert_allclose(slope, wanted, rtol=1e-5, atol=1e-7)
+
+
+def on_both(function, *arrays):
+    """`function` as a TPU computes it, and as everything else does."""
+    answers = []
+    for platform in ("tpu", "cpu"):
+        with compiling_for(platform):
+            answers.append(jax.jit(function)(*arrays))
+    return answers
+
+
+def assert_close(answers, **tolerance):
+    ours, theirs = answers
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(*map(jax.tree.leaves, answers), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, **tolerance)
+
+
+def test_gelu_of_bfloat16_on_a_tpu_is_exact_to_rounding():
+    x = jnp.linspace(-12, 12, 20001).astype(jnp.bfloat16)
+    ours, _ = on_both(layers.gelu, x)
+    exact = jax.nn.gelu(x.astype(jnp.float32), approximate=False)
+    assert ours.dtype == jnp.bfloat16
+    error = np.abs(np.asarray(ours, np.float32) - exact)
+    assert (error <= 3e-5 + 2**-8 * np.abs(exact)).all()
+    slope, wanted = on_both(jax.grad(lambda x: layers.gelu(x).astype(jnp.float32).sum()), x)
+    np.testing.assert_allclose(slope.astype(np.float32), wanted.astype(np.float32), atol=0.01)
+
+
+@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("case", ["plain", "row", "bias", "normalised", "all"])
+def test_attention_of_three_products_is_attention(case, qkv_bias):
+    attn = layers.Attention(12, 3, qkv_bias=qkv_bias, rngs=nnx.Rngs(0))
+    attn.qkv.kernel[...] = 30 * attn.qkv.kernel[...]
+    x = jax.random.normal(jax.random.key(1), (2, 7, 12))
+    bias = jnp.where(jnp.arange(7) == 5, -jnp.inf, jnp.arange(7.0))[None, None, None]
+    request = {
+        "plain": AttentionRequest(),
+        "row": AttentionRequest(needs=frozenset({"class_row", "keys", "values"})),
+        "bias": AttentionRequest(needs=frozenset({"class_row"}), bias=bias),
+        "normalised": AttentionRequest(
+            needs=frozenset({"class_row"}), normalise=lambda x: jax.nn.softmax(2 * x, axis=-1)
+        ),
+        "all": AttentionRequest(needs=frozenset({"class_row", "weights"}), bias=bias),
+    }[case]
+    graphdef, state = nnx.split(attn)
+
+    def attend(state, x):
+        return nnx.merge(graphdef, state)(x, request)
+
+    assert_close(on_both(attend, state, x), atol=2e-6)
+
+    def loss(state, x):
+        mixed, view = attend(state, x)
+        row = 0.0 if view.class_row is None else (view.class_row**2).sum()
+        return (mixed**3).sum() + row
+
+    assert_close(on_both(jax.grad(loss, argnums=(0, 1)), state, x), rtol=1e-4, atol=1e-4)
+
+
+def test_the_bias_of_recomputed_attention_has_its_gradient():
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 5, 3, 4)) for i in range(3))
+    bias = jax.random.normal(jax.random.key(4), (1, 3, 1, 5))
+
+    def loss(bias):
+        request = AttentionRequest(bias=bias)
+        return (attend_tokens_first(q, k, v, scale=0.5, request=request)[0] ** 3).sum()
+
+    def plain(bias):
+        request = AttentionRequest(bias=bias)
+        heads_first = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+        return (attend(*heads_first, scale=0.5, request=request)[0] ** 3).sum()
+
+    np.testing.assert_allclose(jax.grad(loss)(bias), jax.grad(plain)(bias), rtol=1e-4, atol=1e-5)
+
+
+def test_patches_are_a_convolution():
+    embed = layers.PatchEmbed(4, 3, 6, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
+    graphdef, state = nnx.split(embed)
+    images = jax.random.normal(jax.random.key(2), (2, 8, 12, 3))
+    assert_close(on_both(lambda s, x: nnx.merge(graphdef, s)(x), state, images), atol=1e-6)

@@ -1,0 +1,266 @@
+"""Rows of a benchmark for a TPU that is not here: its compiler's estimates, never measurements.
+
+libtpu comes from the package index (extra `tpu-compiler`) and compiles ahead of time for any kind
+of TPU on any x86 machine. One process at a time may use it.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import importlib.metadata
+import importlib.util
+import itertools
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import SingleDeviceSharding
+
+from evovit_jax import flops
+from evovit_jax.benchmarking import compiler_estimates, own_models
+from evovit_jax.errors import UserError
+from evovit_jax.hardware import accelerators
+from evovit_jax.hardware.platforms import compiling_for
+from evovit_jax.inference.compiled import default_chunk
+from evovit_jax.inference.compiled import program as logits_program
+from evovit_jax.models import abstract_model
+from evovit_jax.models.batch_norm import fuse
+from evovit_jax.parallel import sharding
+from evovit_jax.train.program import build
+
+# The smallest slice of each kind that libtpu knows by name, and what all of a device's matrix units
+# do in a cycle, operations: their 128x128 or 256x256 multipliers, an addition each. The peak of the
+# data sheet over this is the clock.
+TARGETS = {
+    "v4": ("v4:2x2x1", 131_072),
+    "v5e": ("v5e:2x2", 131_072),
+    "v5p": ("v5p:2x2x1", 262_144),
+    "v6e": ("v6e:2x2", 524_288),
+}
+LOCK = "evovit_jax_libtpu.lock"
+
+
+def check(target: str) -> None:
+    """Refuses what cannot be compiled for.
+
+    Raises:
+      UserError: the target is not known, or libtpu is not installed.
+    """
+    if target not in TARGETS:
+        raise UserError(f"--target={target} is unknown; there are {', '.join(TARGETS)}")
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "--target needs the TPU's compiler: pip install 'evovit_jax[tpu-compiler]' (690 MB)"
+        )
+
+
+def compiler() -> str:
+    """The compiler that the estimates are of, with the versions of all that has a part in them."""
+    libtpu = importlib.metadata.version("libtpu")
+    return f"libtpu {libtpu}, jax {jax.__version__}"
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Holds libtpu for this process; waits, and says so in a line, while another one has it."""
+    with open(pathlib.Path(tempfile.gettempdir()) / LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another process is compiling with libtpu; waiting for it", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def device(target: str) -> jax.Device:
+    """A device of the target, as far as compiling goes.
+
+    Raises:
+      UserError: libtpu does not start.
+    """
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    from jax.experimental import topologies
+
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=TARGETS[target][0])
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"libtpu does not start for {target}, perhaps another process uses it: {reason}"
+        ) from error
+    return found.devices[0]
+
+
+def run(
+    models: Sequence[tuple[str, str]],
+    *,
+    targets: Sequence[str],
+    batch_sizes: Sequence[int],
+    mode: str,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Compiles each model for each target and batch size.
+
+    Args:
+      models: (name, reduction) of each.
+      targets: names of `TARGETS`.
+      batch_sizes: images at once.
+      mode: "inference", or "train" for a step of the trainer.
+      **settings: those of `compile_for`.
+
+    Returns:
+      `estimate_of`, the compiler with its version, and `rows`.
+
+    Raises:
+      UserError: an unknown target or model, or a compiler that is missing or does not start.
+    """
+    for target in targets:
+        check(target)
+    rows = []
+    with alone():
+        for target in targets:
+            place = device(target)
+            for batch_size, (name, reduction) in itertools.product(batch_sizes, models):
+                program = compile_for(
+                    place, name, reduction, batch_size=batch_size, mode=mode, **settings
+                )
+                row = {"target": target, "model": name, "reduction": reduction}
+                row |= {"dtype": settings["dtype"], "batch_size": batch_size, "mode": mode}
+                rows.append(row | program.row(target, place.device_kind))
+    return {"estimate_of": compiler(), "rows": rows}
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program compiled for a device that is not here.
+
+    Attributes:
+      compiled: it.
+      operations: of its matrix products and convolutions, two a multiply-add.
+      seconds: that compiling took.
+    """
+
+    compiled: jax.stages.Compiled
+    operations: int
+    seconds: float
+
+    def row(self, target: str, device_kind: str) -> dict[str, Any]:
+        """What the compiler expects of it, on a device of `target`."""
+        sums = compiler_estimates.estimate(self.compiled.as_text())
+        peak = accelerators.peak(device_kind, "bfloat16")
+        clock = peak / TARGETS[target][1]
+        memory = self.compiled.memory_analysis()
+        return {
+            "estimated_mcycles": millions(sums.cycles),
+            "estimated_mcycles_low": millions(sums.low),
+            "estimated_ms": round(1e3 * sums.cycles / clock, 2),
+            "estimated_ms_low": round(1e3 * sums.low / clock, 2),
+            "estimated_share_of_peak": round(self.operations * clock / sums.cycles / peak, 3),
+            "gflop": round(self.operations / 1e9, 1),
+            "temporary_mb": round(memory.temp_size_in_bytes / 2**20),
+            "memory_mb": round(own_models.memory_mb(self.compiled)),
+            "kernels": sums.kernels,
+            "largest_copy_mcycles": millions(sums.largest_copy),
+            "parts_mcycles": {part: millions(n) for part, n in sums.parts.items()},
+            "without_estimate": sums.unknown,
+            "compile_seconds": round(self.seconds, 1),
+        }
+
+
+def millions(cycles: float) -> float:
+    """Cycles in millions, to two places."""
+    return round(cycles / 1e6, 2)
+
+
+def compile_for(
+    place: jax.Device,
+    name: str,
+    reduction: str,
+    *,
+    batch_size: int,
+    mode: str,
+    dtype: str = "bfloat16",
+    image_size: int | None = None,
+    chunk: int | None = None,
+    remat: str = "none",
+) -> Program:
+    """A pass or a training step of a model compiled for `place`, from shapes alone.
+
+    The settings are those of `rows.run`; the images are floats of `dtype` in inference, and bytes
+    in training, whose step is the trainer's.
+    """
+    model = abstract_model(name, reduction, image_size=image_size, dtype=dtype)
+    side, channels = model.config.image_size, model.config.in_channels
+    shape = (batch_size, side, side, channels)
+    if mode == "inference":
+        on = SingleDeviceSharding(place)
+        chunk = default_chunk(side, "tpu") if chunk is None else chunk
+        function, state = logits_program(nnx.eval_shape(fuse, model), chunk=chunk)
+        arguments = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on),
+            (state, jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))),
+        )
+        mesh, lower = None, jax.jit(function).lower
+    else:
+        config = own_models.training_config(model, name, reduction, batch_size=batch_size)
+        config.model.dtype, config.model.remat = dtype, remat
+        training = build(config, [place], examples=batch_size)
+        mesh, step = training.mesh, training.step_at(training.total)
+        on = sharding.batch_sharding(mesh)
+        batch = {
+            "image": jax.ShapeDtypeStruct(shape, "uint8", sharding=on),
+            "label": jax.ShapeDtypeStruct((batch_size,), "int32", sharding=on),
+        }
+        arguments, lower = (training.like, batch), step.lower
+        function = functools.partial(training.step, overrides=step.overrides)
+    start = time.perf_counter()
+    with compiling_for("tpu"), jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+        compiled = lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    with compiling_for("cpu"):  # the method's own operations, not those in place of indexing
+        return Program(compiled, 2 * flops.macs_of(function, *arguments), seconds)
+
+
+COLUMNS = {
+    "target": "target",
+    "model": "model",
+    "reduction": "reduction",
+    "batch_size": "batch",
+    "estimated_mcycles": "estimated M cycles",
+    "estimated_mcycles_low": "at least",
+    "estimated_ms": "estimated ms",
+    "estimated_share_of_peak": "estimated share of peak",
+    "gflop": "GFLOP",
+    "temporary_mb": "temporary MB",
+    "kernels": "kernels",
+}
+
+
+def table(found: dict[str, Any]) -> str:
+    """The rows as Markdown, where the time goes, and, loudly, what has no estimate."""
+    rows = found["rows"]
+    lines = [
+        f"ESTIMATES of the compiler ({found['estimate_of']}), not measurements; "
+        f"{rows[0]['dtype']}, {rows[0]['mode']}",
+        "",
+        "| " + " | ".join([*COLUMNS.values(), *compiler_estimates.PARTS]) + " |",
+        "|" + "---|" * (len(COLUMNS) + len(compiler_estimates.PARTS)),
+    ]
+    for row in rows:
+        parts = [row["parts_mcycles"].get(part, 0) for part in compiler_estimates.PARTS]
+        lines.append("| " + " | ".join(map(str, [*map(row.get, COLUMNS), *parts])) + " |")
+    for row in rows:
+        if row["without_estimate"]:
+            named = ", ".join(f"{n} {name}" for name, n in row["without_estimate"].items())
+            lines.append(
+                f"NOT COUNTED in {row['model']} {row['reduction']} at {row['batch_size']}: {named}"
+            )
+    return "\n".join(lines)

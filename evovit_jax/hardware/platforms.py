@@ -1,0 +1,38 @@
+"""Functions that are computed in one way on TPUs and in another elsewhere, with equal results.
+
+Which way is taken follows the platform that a program is compiled for, which need not be this
+process's: a program may be compiled ahead of time for devices that are not here.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+# The platform that everything traced inside is compiled for, where that is known beforehand:
+# `with compiling_for("cpu"): ...`. It is part of the key of JAX's caches.
+compiling_for = jax.make_user_context(default_value=None)
+
+
+def by_platform(*, tpu: Callable[..., Any], default: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of arrays that is `tpu` in a program for a TPU, and `default` in any other.
+
+    Both return arrays of the same shapes and dtypes. Where `compiling_for` or the mesh's devices
+    say which platform it is, one is traced; else both, and the compiler sees the one that it needs.
+    """
+
+    @functools.wraps(default)
+    def chosen(*arrays: Any) -> Any:
+        platform = compiling_for.value or mesh_platform()
+        if platform is not None:
+            return (tpu if platform == "tpu" else default)(*arrays)
+        return jax.lax.platform_dependent(*arrays, tpu=tpu, default=default)
+
+    return chosen
+
+
+def mesh_platform() -> str | None:
+    """The platform of the devices of the mesh that is set, "tpu" or "cpu"; None where none is."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return None if device is None else device.platform

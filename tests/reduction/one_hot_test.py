@@ -1,0 +1,100 @@
+"""A TPU's comparisons and products give what sorting and indexing give elsewhere, bit for bit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from evovit_jax.hardware.platforms import compiling_for
+from evovit_jax.reduction import one_hot, tokens
+
+BATCH, N, D, K = 3, 11, 4, 5
+
+
+def both(function, *arrays):
+    """`function` as a TPU computes it, and as everything else does."""
+    answers = []
+    for platform in ("tpu", "cpu"):
+        with compiling_for(platform):
+            answers.append(jax.jit(function)(*arrays))
+    return answers
+
+
+def assert_equal(answers):
+    for a, b in zip(*map(jax.tree.leaves, answers), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def normal(*shape, dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(len(shape)), shape).astype(dtype)
+
+
+@pytest.fixture
+def scores():
+    """Scores with ties, one row of them all alike, infinities."""
+    values = jnp.round(2 * normal(BATCH, N)) / 2
+    return values.at[1].set(0.25).at[2, 3].set(-jnp.inf).at[2, 4].set(jnp.inf)
+
+
+@pytest.fixture
+def index():
+    rows = [jax.random.permutation(jax.random.key(i), N)[:K] for i in range(BATCH)]
+    return jnp.stack(rows).astype(jnp.int32)
+
+
+def test_the_largest_are_found_in_the_same_order(scores):
+    assert_equal(both(lambda s: tokens.top_k(s, K), scores))
+    assert_equal(both(tokens.order_by, scores))
+    assert_equal(both(lambda s: tokens.among_top(s, tokens.top_k(s, K)[1]), scores))
+    np.testing.assert_array_equal(tokens.top_k(scores, K)[1][1], jnp.arange(K))
+
+
+def test_indices_are_put_in_order(index):
+    assert_equal(both(tokens.ascending, index))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tokens_are_moved_as_they_are(index, dtype):
+    x, new = normal(BATCH, N, D, dtype=dtype), normal(BATCH, K, D, dtype=dtype)
+    assert_equal(both(tokens.gather, x, index))
+    assert_equal(both(tokens.gather, x[..., 0], index))
+    assert_equal(both(tokens.scatter_set, x, index, new))
+    assert_equal(both(tokens.scatter_set, x[..., 0], index, new[..., 0]))
+    assert_equal(both(tokens.columns, x.swapaxes(1, 2), index))
+
+
+def test_numbers_and_answers_are_moved_too(index):
+    numbers = jnp.broadcast_to(jnp.arange(N, dtype=jnp.int32), (BATCH, N)) - 4
+    assert_equal(both(tokens.gather, numbers, index))
+    assert_equal(both(tokens.gather, numbers > 0, index))
+    assert_equal(both(tokens.scatter_set, numbers, index, index))
+    assert_equal(both(lambda i: tokens.membership(i, N), index))
+
+
+def test_a_sum_travels_with_the_tokens_that_are_gathered(index):
+    x, weights = normal(BATCH, N, D), jax.nn.softmax(normal(BATCH, N - 1))
+    ours, theirs = both(tokens.gather_and_sum, x, index, weights)
+    np.testing.assert_array_equal(ours[:, :K], theirs[:, :K])
+    np.testing.assert_allclose(ours[:, K], (weights[..., None] * x[:, 1:]).sum(1), atol=1e-6)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_gradients_go_to_the_tokens_that_moved(index):
+    x, new = normal(BATCH, N, D), normal(BATCH, K, D)
+
+    def loss(x, new):
+        values, places = tokens.top_k(x[..., 0], K)
+        moved = tokens.scatter_set(x, index, new) * tokens.gather(x, places).mean()
+        return (moved * moved).sum() + (values * values).sum()
+
+    ours, theirs = both(jax.grad(loss, argnums=(0, 1)), x, new)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_many_tokens_are_sorted_and_not_compared():
+    many = jnp.zeros((1, one_hot.MOST_TOKENS + 1))
+    with compiling_for("tpu"):
+        assert "top_k" in str(jax.make_jaxpr(lambda s: tokens.top_k(s, 3))(many))
+        assert "top_k" not in str(jax.make_jaxpr(lambda s: tokens.top_k(s, 3))(many[:, 1:]))
