@@ -20,7 +20,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
 from evovit_jax import flops
@@ -28,10 +27,9 @@ from evovit_jax.benchmarking import compiler_estimates, own_models
 from evovit_jax.errors import UserError
 from evovit_jax.hardware import accelerators
 from evovit_jax.hardware.platforms import compiling_for
-from evovit_jax.inference.compiled import default_chunk
-from evovit_jax.inference.compiled import program as logits_program
+from evovit_jax.inference import compiled as inference
 from evovit_jax.models import abstract_model
-from evovit_jax.models.batch_norm import fuse
+from evovit_jax.models.variables import Skeleton
 from evovit_jax.parallel import sharding
 from evovit_jax.train.program import build
 
@@ -202,12 +200,18 @@ def compile_for(
     shape = (batch_size, side, side, channels)
     if mode == "inference":
         on = SingleDeviceSharding(place)
-        chunk = default_chunk(side, "tpu") if chunk is None else chunk
-        function, state = logits_program(nnx.eval_shape(fuse, model), chunk=chunk)
+        chunk = inference.default_chunk(side, "tpu") if chunk is None else chunk
+        graphdef, fold = inference.folded(model)
+        look = inference.forward(graphdef, chunk=chunk)
+        state = jax.eval_shape(fold, *Skeleton.variables(model))
         arguments = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on),
             (state, jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))),
         )
+
+        def function(state: Any, images: jax.Array) -> jax.Array:
+            return look(state, images)[0]
+
         mesh, lower = None, jax.jit(function).lower
     else:
         config = own_models.training_config(model, name, reduction, batch_size=batch_size)

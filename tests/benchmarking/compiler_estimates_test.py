@@ -1,0 +1,41 @@
+"""The compiler's estimates are summed by what they are for; what has none is named."""
+
+import pathlib
+
+import pytest
+
+from evovit_jax.benchmarking import compiler_estimates
+
+# As libtpu prints a program, cut down: the tables of stack frames, a fusion's inside, a loop of
+# four turns, and an entry with an operation of every sort.
+HLO = (pathlib.Path(__file__).parent / "golden" / "tpu_program.txt").read_text()
+
+
+def test_cycles_are_summed_by_the_part_of_the_network():
+    sums = compiler_estimates.estimate(HLO)
+    assert sums.cycles == 400 + 50 + 4 * 100 + 200 + 30 + 20
+    assert sums.parts == {
+        "layout copies": 400,
+        "MLP": 400,  # four turns of the loop
+        "attention": 200,
+        "patches": 50,
+        "selection": 30,
+        "rest": 20,
+    }
+    assert sums.largest_copy == 400
+    assert set(sums.parts) <= set(compiler_estimates.PARTS)
+
+
+def test_what_has_no_estimate_is_named_and_counts_as_a_kernel():
+    sums = compiler_estimates.estimate(HLO)
+    assert sums.unknown == {"sort": 1, "tpu_custom_call": 1}
+    assert sums.kernels == 6 - 1 + 4 + 2
+
+
+def test_what_waits_for_memory_is_cheaper_at_the_least():
+    """The copy reads and writes 14,208 bytes each, the convolution reads as many: 64 cycles."""
+    operations = {o.name + str(o.cycles): o for o in compiler_estimates.read(HLO)}
+    copy, convolution = operations["copy400"], operations["fusion50"]
+    assert copy.low == pytest.approx(400 - 2 * 64 * (1 - 1 / compiler_estimates.COPY))
+    assert convolution.low == pytest.approx(50 / compiler_estimates.MEMORY_BOUND)
+    assert operations["fusion200"].low == 200  # all in the chip's fast memory
