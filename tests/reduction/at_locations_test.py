@@ -1,6 +1,7 @@
 """Methods that reduce at a few blocks: which ones, and to how many tokens."""
 
 import pytest
+from flax import nnx
 
 from evovit_jax.errors import UserError
 from evovit_jax.reduction.at_locations import Located, LocatedFields
@@ -11,7 +12,7 @@ PYRAMID = Backbone(9, (8, 8, 8), (2, 2, 2), (14, 14), 1, (2, 3, 4), stride=2)
 
 
 def located(**fields):
-    return Located(FLAT, LocatedFields(**fields), rngs=None)
+    return Located(FLAT, LocatedFields(**fields), rngs=nnx.Rngs(0))
 
 
 def test_the_locations_are_the_quarters_or_the_starts_of_stages():

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -59,5 +60,5 @@ def test_settings_are_checked_against_the_network_when_made_and_for_a_call():
 
 
 def test_a_key_mask_hides_what_is_out_of_it():
-    bias = key_mask(np.array([[True, False]]))
+    bias = key_mask(jnp.array([[True, False]]))
     np.testing.assert_array_equal(bias, [[[[0.0, -np.inf]]]])
