@@ -129,6 +129,9 @@ def state_shardings(mesh: Mesh, state: Any, params: dict[str, NamedSharding]) ->
 def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """The global batch, of this process's rows of it."""
     sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
-    }
+    # Meant, but with several processes JAX counts it as a transfer that nobody asked for.
+    with jax.transfer_guard_host_to_device("allow"):
+        return {
+            name: jax.make_array_from_process_local_data(sharding, rows)
+            for name, rows in batch.items()
+        }
