@@ -12,6 +12,7 @@ from flax import nnx
 from evovit_jax.models.levit import LeViT
 from evovit_jax.models.vit import VisionTransformer
 from evovit_jax.reduction import Reducer, reducer_class, token_counts
+from evovit_jax.reduction.matching import alternate
 from evovit_jax.reduction.walk import BlockTokens
 
 
@@ -169,13 +170,13 @@ def _evit(reducer: Reducer, block: int, counts: BlockTokens) -> int:
 
 def _tome(reducer: Reducer, block: int, counts: BlockTokens) -> int:
     """All similarities between A and B, and the sum of those that merge (a matmul here)."""
-    merged, in_b = counts.attention - counts.feed_forward, counts.attention // 2
+    merged = counts.attention - counts.feed_forward
     if merged == 0:
         return 0
     backbone = reducer.backbone
     stage = backbone.stage(block)
-    pairs = (counts.attention - in_b) * in_b
-    return pairs * backbone.key_dims[stage] + in_b * merged * (backbone.dim[stage] + 1)
+    in_a, in_b = (len(range(counts.attention)[places]) for places in alternate(backbone.prefix))
+    return in_a * in_b * backbone.key_dims[stage] + in_b * merged * (backbone.dim[stage] + 1)
 
 
 def _dpcknn(reducer: Reducer, block: int, counts: BlockTokens) -> int:

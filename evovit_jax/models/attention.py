@@ -142,6 +142,16 @@ def _weights(
     return jax.nn.softmax(logits, axis=-1) if normalise is None else normalise(logits)
 
 
+def attention_weights(
+    q: Float[Array, "b h n c"],
+    k: Float[Array, "b h m c"],
+    scale: float,
+    request: AttentionRequest,
+) -> Float[Array, "b h n m"]:
+    """The map alone, float32, with the bias that was asked for."""
+    return _weights(q, k, scale, request.bias, request.normalise)
+
+
 def can_fuse(
     q: Float[Array, "b h n c"], v: Float[Array, "b h m e"], request: AttentionRequest
 ) -> bool:

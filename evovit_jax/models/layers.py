@@ -11,7 +11,7 @@ from jaxtyping import Array, BFloat16, Float, Key
 
 from evovit_jax.errors import UserError
 from evovit_jax.hardware.platforms import by_platform
-from evovit_jax.models.attention import attend, attend_tokens_first
+from evovit_jax.models.attention import attend, attend_tokens_first, attention_weights
 from evovit_jax.reduction.base import AttentionRequest, AttentionView
 from evovit_jax.reduction.tokens import TokenSet
 
@@ -109,14 +109,32 @@ class Attention(nnx.Module):
     def __call__(
         self, x: Float[Array, "b n d"], request: AttentionRequest
     ) -> tuple[Float[Array, "b n d"], AttentionView]:
-        """Attention over all tokens, and what `request` asks to see of it."""
+        """Attention over all tokens, and what `request` asks to see of it.
+
+        Of a request that looks ahead the map alone is computed, and `x` is returned.
+        """
+        x = x if request.edit is None else request.edit(x)
+        if request.look_ahead is not None:
+            q, k = self._project(x, slice(0, 2))
+            return x, AttentionView(weights=attention_weights(q, k, self.scale, request))
+        if request.weights is not None:
+            (v,) = self._project(x, slice(2, 3))
+            mixed, view = self._joined(request.weights.astype(v.dtype) @ v), AttentionView()
+        else:
+            mixed, view = self._attend(x, request)
+        if "inputs" in request.needs:
+            view = dataclasses.replace(view, inputs=x)
+        return mixed, view
+
+    def _attend(
+        self, x: Float[Array, "b n d"], request: AttentionRequest
+    ) -> tuple[Float[Array, "b n d"], AttentionView]:
+        """Attention as it suits the platform that it is compiled for."""
 
         def of_one_product(x: Float[Array, "b n d"]) -> tuple[Array, AttentionView]:
-            b, n, d = x.shape
-            qkv = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads)
-            q, k, v = jnp.moveaxis(qkv, (2, 3), (0, 2))
+            q, k, v = self._project(x, slice(0, 3))
             mixed, view = attend(q, k, v, scale=self.scale, request=request, kernel=self.kernel)
-            return self.proj(jnp.swapaxes(mixed, 1, 2).reshape(b, n, d)), view
+            return self._joined(mixed), view
 
         def of_three_products(x: Float[Array, "b n d"]) -> tuple[Array, AttentionView]:
             q, k, v = project_heads(self.qkv, x, 3, self.heads)
@@ -127,6 +145,24 @@ class Attention(nnx.Module):
             return join_heads(self.proj, mixed), view
 
         return by_platform(tpu=of_three_products, default=of_one_product)(x)
+
+    def _joined(self, mixed: Float[Array, "b h n c"]) -> Float[Array, "b n d"]:
+        """The projection of the heads of each token beside one another."""
+        b, _, n, _ = mixed.shape
+        return self.proj(jnp.swapaxes(mixed, 1, 2).reshape(b, n, -1))
+
+    def _project(self, x: Float[Array, "b n d"], parts: slice) -> Float[Array, "p b h n c"]:
+        """Those of queries, keys and values that `parts` names, heads apart."""
+        b, n, d = x.shape
+        if parts == slice(0, 3):
+            mapped = self.qkv(x)
+        else:
+            columns = slice(parts.start * d, parts.stop * d)
+            mapped = x @ self.qkv.kernel[:, columns].astype(x.dtype)
+            if self.qkv.bias is not None:
+                mapped = mapped + self.qkv.bias[columns].astype(x.dtype)
+        heads = mapped.reshape(b, n, parts.stop - parts.start, self.heads, d // self.heads)
+        return jnp.moveaxis(heads, (2, 3), (0, 2))
 
 
 def project_heads(

@@ -84,7 +84,7 @@ class TokenModel(nnx.Module):
         return logits, dataclasses.replace(
             out,
             token_maps=walked.token_maps,
-            aux_logits=out.aux_logits if train else {},
+            aux_logits=out.aux_logits | reducer.aux_logits(walked.tokens) if train else {},
             losses=reducer.losses(walked.tokens) if train else {},
             aux={**out.aux, **reducer.aux(walked.tokens)},
         )

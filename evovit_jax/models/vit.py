@@ -177,6 +177,7 @@ class VisionTransformer(TokenModel):
             grid=self.grid,
             prefix=self.prefix,
             stage_depths=(config.depth,),
+            classes=config.num_classes,
         )
         self.reducer = create_reducer(reduction, backbone, rngs=rngs)
 

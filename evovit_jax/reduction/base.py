@@ -33,6 +33,7 @@ class Backbone:
       prefix: number of class tokens.
       stage_depths: blocks of each stage; one entry in a flat network.
       key_dim: width of a head's keys; None for the tokens' width over the number of heads.
+      classes: size of the network's logits.
       stride: every how many rows and columns of a pyramid's stage the next one has.
     """
 
@@ -43,6 +44,7 @@ class Backbone:
     prefix: int
     stage_depths: tuple[int, ...]
     key_dim: int | None = None
+    classes: int = 1
     stride: int = 1
 
     @property
@@ -75,16 +77,26 @@ class AttentionRequest:
     """What a reducer wants of one block's attention.
 
     Attributes:
-      needs: any of "class_row", "weights", "keys", "values"; a block of which nothing is asked
-        may use a fused kernel.
+      needs: any of "class_row", "weights", "keys", "values", "inputs"; a block of which nothing is
+        asked may use a fused kernel.
       bias: float32, added to the attention logits; broadcasts to `[b, h, q, k]`, q and k the
         numbers of queries and keys (the same in a block).
       normalise: replaces the softmax: float32 logits `[b, h, q, k]` to weights of that shape.
+      edit: changes the normalised tokens `[b, n, d]` that queries, keys and values are made of.
+      weights: float32 `[b, h, n, n]`, instead of those of queries and keys, which are not computed.
+      look_ahead: for methods that change the tokens before their own attention adds to them: of
+        the set and of the map under `bias`, the set that goes on and the request under which it
+        attends. This and the last two are for flat networks only.
     """
 
     needs: frozenset[str] = frozenset()
     bias: Float[Array, "#b #h #q #k"] | None = None
     normalise: Callable[[Array], Array] | None = None
+    edit: Callable[[Array], Array] | None = None
+    weights: Float[Array, "b h n n"] | None = None
+    look_ahead: (
+        Callable[[TokenSet, "AttentionView"], tuple[TokenSet, "AttentionRequest"]] | None
+    ) = None
 
 
 NOTHING_ASKED = AttentionRequest()
@@ -98,7 +110,7 @@ def key_mask(mask: Bool[Array, "b n"]) -> Float[Array, "b 1 1 n"]:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["class_row", "weights", "keys", "values"],
+    data_fields=["class_row", "weights", "keys", "values", "inputs"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
@@ -110,12 +122,14 @@ class AttentionView:
       weights: float32 `[b, h, q, n]`, rows are queries and sum to 1.
       keys: `[b, h, n, c]`.
       values: `[b, h, n, c]`.
+      inputs: `[b, n, d]`, the normalised tokens that queries, keys and values are made of.
     """
 
     class_row: Float[Array, "b h n"] | None = None
     weights: Float[Array, "b h q n"] | None = None
     keys: Float[Array, "b h n c"] | None = None
     values: Float[Array, "b h n v"] | None = None
+    inputs: Float[Array, "b n d"] | None = None
 
     def patch_scores(self, prefix: int) -> Float[Array, "b p"]:
         """Class attention to the patch tokens, the mean over heads; float32 `[b, n - prefix]`."""
@@ -151,6 +165,8 @@ class Reducer(nnx.Module):
     teacher_loss_names: tuple[str, ...] = ()
     # Fields that the parameters' shapes depend on: they cannot change for a call.
     fixed_fields: tuple[str, ...] = ()
+    # Whether it runs on images of another grid than the network was made for.
+    any_grid = True
     # Fields that belong to the weights: with other values they make another network.
     trained_settings: tuple[str, ...] = ()
     # How its parameters are called in published checkpoints: (pattern, replacement) of the whole
@@ -259,6 +275,11 @@ class Reducer(nnx.Module):
         del tokens
         return {}
 
+    def aux_logits(self, tokens: TokenSet) -> dict[str, Float[Array, "b k"]]:
+        """Logits by name that learn the labels beside the network's, in training passes."""
+        del tokens
+        return {}
+
     def teacher_losses(
         self,
         logits: Float[Array, "b k"],
@@ -275,9 +296,11 @@ class Reducer(nnx.Module):
         return {}
 
     def aux(self, tokens: TokenSet) -> dict[str, Array]:
-        """What losses that need a teacher, or analyses, read of the finished token set."""
-        del tokens
-        return {}
+        """What losses that need a teacher, or analyses, read of the finished token set.
+
+        By default `sizes`, float32 `[b, n]`, where tokens have sizes.
+        """
+        return {} if tokens.sizes is None else {"sizes": tokens.sizes}
 
 
 class Dense(Reducer):
@@ -304,3 +327,9 @@ def check_blocks(name: str, blocks: Sequence[int], depth: int) -> None:
             f"{name} must be increasing block numbers in 0..{depth - 1} (colons between them), "
             f"got {':'.join(map(str, blocks))}"
         )
+
+
+def check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    """Raises UserError unless `value` is one of the `known` words."""
+    if value not in known:
+        raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")

@@ -85,5 +85,6 @@ def blank_view(
         "weights": (1, heads, n, n),
         "keys": (1, heads, n, dim),
         "values": (1, heads, n, dim),
+        "inputs": (1, n, backbone.dim[stage]),
     }
     return AttentionView(**{name: jnp.zeros(shapes[name]) for name in request.needs})

@@ -113,7 +113,12 @@ def _through(
     entering = tokens.x.shape[1]
     tokens = check(reducer.before_block(i, tokens))
     attending = tokens.x.shape[1]
-    tokens, attention = block.attend(i, tokens, reducer.attention_request(i, tokens))
+    request = reducer.attention_request(i, tokens)
+    if request.look_ahead is not None:
+        _, view = block.attend(i, tokens, request)
+        tokens, request = request.look_ahead(tokens, view)
+        tokens, attending = check(tokens), tokens.x.shape[1]
+    tokens, attention = block.attend(i, tokens, request)
     tokens = check(reducer.after_attention(i, tokens, attention))
     source, feeding = tokens.source, tokens.x.shape[1]
     tokens = block.feed_forward(i, tokens)

@@ -15,6 +15,8 @@ from evovit_jax.models.outputs import Outputs
 from evovit_jax.reduction.base import Reducer
 
 Terms = dict[str, Float[Array, ""]]
+# The heads of networks; logits by other names are the reducer's.
+HEADS = ("", "cls", "dist", "cls_dist")
 
 
 def targets_of(labels: Int[Array, " b"], classes: int, smoothing: float) -> Float[Array, "b k"]:
@@ -60,9 +62,10 @@ def training_loss(
 
     `(1 - w) * L(logits) + w * L(cls)` where the model has an auxiliary class-token head (w is
     `loss.cls_weight`; Evo-ViT, Section 3.4), of which the loss against a teacher, `taught`, takes
-    its share `distill.alpha`; plus the reducer's losses, with `others` that it has against a
-    teacher, by `loss.reducer_weights`. Distillation heads without a teacher learn the labels: they
-    are averaged with the heads beside them, as in inference.
+    its share `distill.alpha`; plus the losses of the reducer's own logits on the labels and its
+    other losses, with `others` that it has against a teacher, by `loss.reducer_weights`.
+    Distillation heads without a teacher learn the labels: they are averaged with the heads beside
+    them, as in inference.
     """
     loss_of = criterion(config.loss.name)
     heads = {"": logits, **out.aux_logits}
@@ -79,7 +82,8 @@ def training_loss(
     if taught is not None:
         total = (1 - config.distill.alpha) * total + config.distill.alpha * taught
         terms["loss_distill"] = taught
-    own = {**out.losses, **(others or {})}
+    labelled = {name: loss_of(heads[name], targets).mean() for name in heads if name not in HEADS}
+    own = {**labelled, **out.losses, **(others or {})}
     weights = rules.match(config.loss.reducer_weights, own, field="loss.reducer_weights")
     for name, value in own.items():
         total = total + weights[name] * value
