@@ -46,6 +46,14 @@ VARIANTS = [
     "heuristic,masked=true",
     "heuristic,contiguous=true,pattern=l1",
     "kmedoids,equal_weight=true,locations=0:2",
+    "gtp,graph=mean,proportional_attention=false",
+    "gtp,graph=spatial,score=class,attention_kept=0.6",
+    "ia_red2,masked=true",
+    "mctf,r=3,ahead=after,bidirectional=false,pooling=size",
+    "mctf,r=0.3,ahead=precise",
+    "pitome,keep_rate=0.6,proportional_attention=true",
+    "ppt,threshold=0.0",
+    "tofu,keep_rate=0.6",
     "tome,r=3,inflection=-1.0",
     "tome,keep_rate=0.5",
 ]
@@ -130,6 +138,10 @@ def test_the_source_map_accounts_for_every_token(spec):
 def test_runs_on_another_grid_and_depth_with_two_class_tokens(spec):
     """Three rows of five patches on weights for 4x4, five blocks, a distillation token."""
     model = vit(spec, distilled=True, depth=5)
+    if not model.reducer.any_grid:
+        with pytest.raises(UserError, match="make the model with the images' size"):
+            run_model(model, images(2, 12, 20))
+        return
     logits, out = jax.jit(model)(images(2, 12, 20))
     assert logits.shape == (2, 5)
     assert bool(jnp.isfinite(logits).all())
@@ -169,15 +181,16 @@ def test_is_refused_in_a_pyramid_where_it_makes_no_sense(method):
         evovit_jax.create_model("evo_levit_128s", method, **LEVIT)
 
 
-@pytest.mark.parametrize("method", ["evo", "evit", "topk"])
+@pytest.mark.parametrize("method", ["evo", "evit", "topk", "etps"])
 def test_needs_the_class_token_that_levit_lacks(method):
     with pytest.raises(UserError, match="has no class token"):
         evovit_jax.create_model("levit_128s", method, **LEVIT)
 
 
-def test_merging_is_refused_where_attention_biases_belong_to_places():
+@pytest.mark.parametrize("method", ["tome", "tofu", "pitome"])
+def test_merging_is_refused_where_attention_biases_belong_to_places(method):
     with pytest.raises(UserError, match="attention biases belong to places"):
-        evovit_jax.create_model("levit_128s", "tome", **LEVIT)
+        evovit_jax.create_model("levit_128s", method, **LEVIT)
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "none"])
@@ -191,7 +204,9 @@ def test_scores_are_float32_when_it_computes_in_bfloat16(method):
     assert bool(jnp.isfinite(logits).all())
 
 
-@pytest.mark.parametrize("method", ["ats", "dpcknn", "evit", "kmedoids", "tome"])
+@pytest.mark.parametrize(
+    "method", ["ats", "diffrate", "dpcknn", "evit", "gtp", "kmedoids", "mctf", "pitome", "tome"]
+)
 def test_selection_on_a_mesh_gathers_no_activations(method):
     model, batch = vit(method), images(8, 16, 16)
     expected = jax.jit(lambda x: model(x)[0])(batch)
@@ -213,7 +228,10 @@ def test_parameters_fix_what_they_are_made_for():
         run_model(vit("dynamicvit"), images(1, 16, 16), reduction={"locations": (1,)})
 
 
-@pytest.mark.parametrize("method", ["evit", "topk", "ats", "dpcknn", "kmedoids", "heuristic"])
+@pytest.mark.parametrize(
+    "method",
+    ["evit", "topk", "ats", "dpcknn", "kmedoids", "heuristic", "etps", "dtps", "pitome", "shift"],
+)
 def test_keep_rate_one_is_the_dense_model(method):
     """The first phase of a keep-rate warm-up."""
     dense = jax.jit(vit("none"))(images(2, 16, 16))[0]
@@ -233,6 +251,22 @@ def test_keep_rate_one_is_the_dense_model(method):
         ("kmedoids,iterations=-1", "iterations must not be negative"),
         ("dpcknn,k_neighbors=0", "k_neighbors must be 1 or more"),
         ("sinkhorn,iterations=0", "iterations 1 or more"),
+        ("diffrate,rates=diffrate_s_2.8g", "no published rates"),
+        ("diffrate,rates=diffrate_s_2.9g", "is for 12 blocks, and this network has 4"),
+        ("diffrate,merge_kept=1:1:1:1", "goes with prune_kept"),
+        ("diffrate,rates=diffrate_s_2.9g,prune_kept=9:8:7:6", "not both"),
+        ("diffrate,prune_kept=9:8:7:6,merge_kept=9:8:7:1", "merge_kept must be at most"),
+        ("dtps,temperature=0", "temperature must be above 0"),
+        ("gtp,score=keys", "gtp score must be one of mixed, image, diagonal, class"),
+        ("gtp,dropped=1:2", "2 members for 4 blocks"),
+        ("gtp,neighbours=0", "neighbours must be 1 or more"),
+        ("mctf,r=1.5", "whole number or a share below 1"),
+        ("mctf,ahead=yes", "mctf ahead must be one of map, precise, after"),
+        ("mctf,locations=9:", "increasing block numbers in 0..3"),
+        ("ppt,r=1:2", "2 members for 3 locations"),
+        ("prune_and_merge,kept=4:", "1 members for 3 locations"),
+        ("prune_and_merge,keep_rate=0.9,prune_rate=0.2", "with keep_rate, at most 1"),
+        ("prune_and_merge,locations=1:2,kept=4:99", r"kept must be in 2\.\.17"),
         ("tome,r=-1", "whole numbers of tokens"),
         ("tome,r=1:2", "2 members for 4 blocks"),
         ("tome,r=2,keep_rate=0.5", "r or keep_rate, not both"),

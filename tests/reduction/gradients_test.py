@@ -1,0 +1,35 @@
+"""What a method learns gets a gradient: finite, and not zero."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+import evovit_jax
+from evovit_jax import reduction
+from evovit_jax.models import abstract_model
+
+TINY = {"image_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 4, "num_heads": 3}
+
+
+def learns(method):
+    """Whether a method has parameters."""
+    model = abstract_model("deit_tiny_patch16_224", method, **TINY)
+    return bool(nnx.to_flat_state(nnx.state(model.reducer, nnx.Param)))
+
+
+@pytest.mark.parametrize("method", [m for m in reduction.list_reductions() if learns(m)])
+def test_every_parameter_learns(method):
+    model = evovit_jax.create_model("deit_tiny_patch16_224", method, **TINY, num_classes=5, seed=3)
+    images = jax.random.normal(jax.random.key(0), (3, 16, 16, 3))
+
+    def loss(model):
+        logits, out = model(images, train=True, key=jax.random.key(1))
+        heads = [logits, *out.aux_logits.values()]
+        on_labels = -sum(jax.nn.log_softmax(each)[:, 0].mean() for each in heads)
+        return on_labels + sum(out.losses.values())
+
+    gradients = nnx.jit(nnx.grad(loss))(model)["reducer"]
+    for path, gradient in nnx.to_flat_state(gradients):
+        assert bool(jnp.isfinite(gradient[...]).all()), path
+        assert bool((gradient[...] != 0).any()), path
