@@ -12,7 +12,6 @@ A file or a field that nothing here understands is a failure, never a skip.
 import functools
 import json
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from golden_settings import reducer_fields, reducer_of
 from PIL import Image
 
 from evovit_jax.data import randaugment
@@ -28,6 +28,7 @@ from evovit_jax.models.levit import LeViT, LeViTConfig
 from evovit_jax.models.lvvit import LVViT, LVViTConfig
 from evovit_jax.models.outputs import Outputs
 from evovit_jax.models.vit import VisionTransformer, ViTConfig
+from evovit_jax.reduction import merge_matrices
 from evovit_jax.weights import from_torch
 
 HERE = pathlib.Path(__file__).parent / "golden"
@@ -164,45 +165,6 @@ def network(file: pathlib.Path, reducer: dict[str, Any]) -> nnx.Module:
     return model
 
 
-# --- reductions as the files name them ----------------------------------------------------------
-
-# Facts about the official code that are true here without a setting.
-FACTS = {
-    "predictor_layer_norm_eps": 1e-5,
-    "reduction_layer_norm_eps": 1e-5,
-    "density_noise": 0,
-    "rounding": "ceil(keep_rate * (tokens - 1)), tokens as they are at that block, "
-    "class token included",
-}
-
-
-def reducer_fields(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a reducer here, from those of a golden file."""
-    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
-    for name in ("kept", "sample_count", "sample_points"):
-        fields.pop(name, None)  # follow from the keep rate; a wrong count shows in the output
-    for name, value in FACTS.items():
-        assert fields.pop(name, value) == value
-    if "stages" in fields:
-        fields["stages"] = tuple(first for first, _ in fields["stages"])
-    if "dense_blocks" in fields:
-        fields["first_block"] = fields.pop("dense_blocks")
-    if isinstance(fields.get("r"), tuple):
-        fields["r"], fields["inflection"] = fields["r"]
-    return fields
-
-
-def reducer_of(meta: dict[str, Any], output: dict[str, Any]) -> dict[str, Any]:
-    """The reduction of a file; a mapping as `create_model` takes it."""
-    dense = meta["method"] is None or output.get("reduction", {}) is None
-    if dense or output.get("mode") == "eval, unpruned":
-        return {"name": "none"}
-    fields = reducer_fields(meta["reduction"])
-    if (meta["family"], meta["method"]) == ("tokenreduction", "evit"):
-        fields["rounding"] = "grid"
-    return {"name": meta["method"], **fields}
-
-
 # --- outputs ------------------------------------------------------------------------------------
 
 
@@ -211,11 +173,25 @@ def computed(file: pathlib.Path, name: str) -> jax.Array:
     meta = meta_of(file)
     output = meta["outputs"][name]
     reducer = reducer_of(meta, output)
+    if output.get("mode") == "calibration":
+        return calibrated(file, output, reducer)
     changes = {key: output[key] for key in ("selection", "tradeoff") if key in output}
-    changes |= reducer_fields(output.get("reduction") or {})
+    changes |= reducer_fields(output.get("reduction") or {}, meta)
     train = output.get("mode", "eval").startswith("train")
     logits, out = forward(file, *map(frozen, (reducer, changes)), train)
     return value_of(name, output, logits, out, train)
+
+
+def calibrated(file: pathlib.Path, output: dict[str, Any], reducer: dict[str, Any]) -> np.ndarray:
+    """A Prune-and-Merge file's scores, or of its scores a location's matrix."""
+    golden, model = load(file), network(file, reducer)
+    if "labels" in output:
+        images = jnp.asarray(golden["images_nchw"].transpose(0, 2, 3, 1))
+        return merge_matrices.position_scores(model, [(images, jnp.asarray(output["labels"]))])
+    merge_matrices.calibrate(model.reducer, golden["scores"])
+    matrices = model.reducer.matrices[reducer["locations"].index(output["block"])]
+    name = {"merge": "merge_matrix", "its": "recover_matrix", "1": "token_mask"}
+    return getattr(matrices, name[output["value"].split()[0]])[...]
 
 
 def frozen(fields: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
@@ -244,13 +220,47 @@ MAIN_HEADS = (
 KEEP_MASKS = {"keep mask at the first location": 0, "second": 1, "third": 2}
 
 
+def input_of_each_output(out: Outputs) -> np.ndarray:
+    """Which input token each token of the finished set is, where tokens only leave."""
+    source = np.asarray(out.token_maps[-1])
+    found = np.full((len(source), source.max() + 1), -1)
+    for image, place in np.argwhere(source >= 0):
+        found[image, source[image, place]] = place
+    return found
+
+
+# What an output is, by words of its description.
+READINGS = {
+    "the token sizes after the last block": lambda out: out.aux["sizes"],
+    "scales of the tokens after the last block": lambda out: out.aux["sizes"],
+    "which input token (class token 0) each": input_of_each_output,
+    "logits of the auxiliary head of every module": lambda out: jnp.stack(
+        [out.aux_logits[f"cropr_{i}"] for i in range(len(out.aux_logits))], axis=1
+    ),
+    "all tokens [batch, tokens, channels] after the last norm": lambda out: out.features,
+    "all tokens after the last norm, class token first": lambda out: out.features,
+    "the mask after the embedding": lambda out: out.aux["mask"].astype(int),
+    "1 for a token kept in that group": lambda out: out.aux["policies"],
+    "the interpreter's probabilities": lambda out: out.aux["probabilities"],
+    "1 - sum over groups of (1 - kept share)": lambda out: out.aux["flops_share"],
+    "zero where the last policy is 0": lambda out: (
+        out.features * out.aux["policies"][:, -1, :, None]
+    ),
+    "10000 times the unbiased variance": lambda out: 10000 * out.aux["variance"],
+    "1 where the image's tokens were pooled": lambda out: out.aux["pooled"].astype(int),
+}
+
+
 def value_of(
     name: str, output: dict[str, Any], logits: jax.Array, out: Outputs, train: bool
 ) -> jax.Array:
     """The part of a pass that an output of a file is."""
     head, value = output.get("head"), output.get("value", "logits")
     if "output token that holds each input token" in value:
-        return out.token_maps[-1]
+        return jnp.maximum(out.token_maps[-1], -1)
+    for words, reading in READINGS.items():
+        if words in value:
+            return reading(out)
     if value in KEEP_MASKS:
         return out.aux["decisions"][:, KEEP_MASKS[value]]
     if value == "last keep mask":

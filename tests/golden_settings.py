@@ -1,0 +1,191 @@
+"""The settings of the golden files' reductions, as reducers here name them."""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from evovit_jax.reduction.ia_red2 import HEADS
+from evovit_jax.reduction.merge_matrices import DECAY
+
+# Facts about the official code that are true here without a setting.
+FACTS = {
+    "predictor_layer_norm_eps": (1e-5,),
+    "reduction_layer_norm_eps": (1e-5,),
+    "density_noise": (0,),
+    "rounding": (
+        "ceil(keep_rate * (tokens - 1)), tokens as they are at that block, class token included",
+        "r = floor(tokens - tokens * keep_rate), tokens without the class token, computed in "
+        "Python floats as written",
+        "r = floor(tokens - tokens * keep_rate), tokens with the class token, computed in Python "
+        "floats as written",
+        "r < 1 is a fraction: int((tokens - 1) * r); at most (tokens - 1) // 2; at least 10 tokens "
+        "stay (only then r = tokens - 10)",
+        "k of all tokens, the class token scored like the others, then forced: k or k + 1 stay",
+        "r, at most (tokens - 1) // 2",
+        "r tokens after every block but the last (the last two with last-layer fusion), r + 1 "
+        "after block 0",
+        "ceil(keep_rate * patches), patches as they are at that block",
+        "int(patches * keep_rate ** (i + 1))",
+        "int(patches * prune_rate) * blocks scores lie below the pruning threshold, int(patches * "
+        "keep_rate) * blocks at or above the centre threshold, over all merging blocks together",
+    ),
+    "matching": (
+        "blocks before all_pairs_until: all patches in the order of falling energy, even against "
+        "odd, the r best edges merge; later blocks: only the 2r of highest energy, even each into "
+        "its best odd",
+    ),
+    "metric": ("Linear with bias on the normed block input, beside qkv",),
+    "cosine_eps": (1e-6,),
+    "layer_decay": (DECAY,),
+    "matrices": ("parameters",),
+    "counts": ("prune_kept and merge_kept of every block include the class token",),
+}
+
+CROPR = {
+    "pre_attention_norm": False,
+    "query_projection": False,
+    "key_projection": False,
+    "value_projection": False,
+    "aux_mlp_ratio": 4,
+    "aux_layer_norm_eps": 1e-6,
+    "aux_head_layer_norm_eps": 1e-5,
+}
+SVITE = {
+    "tau": 1,
+    "where": "after the embedding, and again on the normed input of the attention of every block "
+    "(each with its own score)",
+}
+IA_RED2 = {
+    "interpreter_heads": HEADS,
+    "interpreter_layer_norm_eps": 1e-5,
+    "interpreter_layer_norm_affine": False,
+}
+
+
+def cropr(fields: dict[str, Any], depth: int) -> None:
+    """Projections and a norm that no published network has are not here."""
+    del depth
+    for name, value in CROPR.items():
+        assert fields.pop(name, value) == value
+    if "aux_num_heads" in fields:
+        fields["aux_heads"] = fields.pop("aux_num_heads")
+
+
+def pitome(fields: dict[str, Any], depth: int) -> None:
+    """What follows from the depth is compared with what it is here."""
+    if "margin" in fields:
+        expected = [0.75 - 0.75 * block / depth for block in range(depth)]
+        assert list(fields.pop("margin")) == expected
+        assert fields.pop("alpha") == 1.0
+        assert fields.pop("all_pairs_until") == math.ceil(depth / 2)
+
+
+def tofu(fields: dict[str, Any], depth: int) -> None:
+    """No sizes, hence no proportional attention."""
+    assert not fields.pop("proportional_attention", False)
+    if "strategy" in fields:
+        drops = depth // 2 + 1
+        assert list(fields.pop("strategy")) == ["prune"] * drops + ["merge"] * (depth - drops)
+
+
+def ia_red2(fields: dict[str, Any], depth: int) -> None:
+    """Groups by their first blocks; the files' inference masks."""
+    fields["masked"] = True
+    for name, value in IA_RED2.items():
+        assert fields.pop(name, value) == value
+    if "groups" in fields:
+        *starts, end = itertools.accumulate(fields.pop("groups"), initial=0)
+        assert end == depth
+        fields["locations"] = tuple(starts)
+
+
+def mctf(fields: dict[str, Any], depth: int) -> None:
+    """Numbers there, words here."""
+    del depth
+    if "one_step_ahead" in fields:
+        fields["ahead"] = ("after", "map", "precise")[fields.pop("one_step_ahead")]
+    if "pooling_type" in fields:
+        fields["pooling"] = ("size", "attention")[fields.pop("pooling_type")]
+
+
+def gtp(fields: dict[str, Any], depth: int) -> None:
+    """Other words; a plain mean has no graph."""
+    del depth
+    scores = {
+        "MixedAttnMax": "mixed",
+        "IMGAttnMax": "image",
+        "DiagAttnMax": "diagonal",
+        "CLSAttnMax": "class",
+    }
+    if "score" in fields:
+        fields["score"] = scores[fields["score"]]
+    if "graph" in fields:
+        fields["graph"] = fields["graph"].lower()
+    if fields.pop("propagation", "GraphProp") == "Mean":
+        fields["graph"] = "mean"
+
+
+def dtem(fields: dict[str, Any], depth: int) -> None:
+    """The width of the embeddings follows from the network's."""
+    del depth
+    fields.pop("metric_dim", None)
+
+
+def svite(fields: dict[str, Any], depth: int) -> None:
+    """The files' inference masks, without noise."""
+    del depth
+    fields["masked"] = True
+    for name, value in SVITE.items():
+        assert fields.pop(name, value) == value
+
+
+def tome(fields: dict[str, Any], depth: int) -> None:
+    """A pair is a number and its inflection."""
+    del depth
+    if isinstance(fields.get("r"), tuple):
+        fields["r"], fields["inflection"] = fields["r"]
+
+
+OF_METHODS: dict[str, Callable[[dict[str, Any], int], None]] = {
+    "cropr": cropr,
+    "dtem": dtem,
+    "gtp": gtp,
+    "ia_red2": ia_red2,
+    "mctf": mctf,
+    "pitome": pitome,
+    "svite_data": svite,
+    "tofu": tofu,
+    "tome": tome,
+}
+
+
+def reducer_fields(given: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a reducer here, from those of a golden file."""
+    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+    follow = {"kept", "sample_count", "sample_points"}  # from the keep rate
+    if meta["method"] in ("prune_and_merge", "svite_data"):
+        follow = set()  # there it is a setting
+    for name in follow:
+        fields.pop(name, None)  # a wrong count shows in the output
+    for name, values in FACTS.items():
+        assert fields.pop(name, values[0]) in values
+    if "stages" in fields:
+        fields["stages"] = tuple(first for first, _ in fields["stages"])
+    if "dense_blocks" in fields:
+        fields["first_block"] = fields.pop("dense_blocks")
+    if meta["method"] in OF_METHODS:
+        OF_METHODS[meta["method"]](fields, meta["model"].get("depth"))
+    return fields
+
+
+def reducer_of(meta: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:
+    """The reduction of a file; a mapping as `create_model` takes it."""
+    dense = meta["method"] is None or output.get("reduction", {}) is None
+    if dense or output.get("mode") == "eval, unpruned":
+        return {"name": "none"}
+    fields = reducer_fields(meta["reduction"], meta)
+    if (meta["family"], meta["method"]) == ("tokenreduction", "evit"):
+        fields["rounding"] = "grid"
+    name = {"svite_data": "svite"}.get(meta["method"], meta["method"])
+    return {"name": name, **fields}
