@@ -159,7 +159,7 @@ class Reducer(nnx.Module):
     not_in_pyramids: str | None = "it is defined for networks that keep their resolution"
     # Whether it looks at the class token's attention.
     needs_class_token = False
-    # Names of what `losses` returns, and of what `teacher_losses` does: the losses against a
+    # Names of what `losses` and `aux_logits` return, and of `teacher_losses`: the losses against a
     # teacher, the network without reduction, that its published recipe has.
     loss_names: tuple[str, ...] = ()
     teacher_loss_names: tuple[str, ...] = ()

@@ -123,6 +123,7 @@ class Cropr(Reducer):
         super().__init__(backbone, fields, rngs=rngs)
         modules = fields.modules(backbone.depth)
         self.cropr = nnx.List(Module(backbone, fields, rngs=rngs) for _ in range(modules))
+        self.loss_names = tuple(f"cropr_{block}" for block in range(modules))
 
     def start(self, tokens: TokenSet) -> TokenSet:
         """Every token is its own input."""

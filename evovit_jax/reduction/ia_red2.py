@@ -105,6 +105,7 @@ class IARED2(Located):
 
     Fields = IARED2Fields
     needs_class_token = True
+    loss_names = ("ratio",)
     fixed_fields = ("locations",)
     torch_names = ((r"interpreters\.(\d+)\.(.*)", r"groups.\1.agent.\2"),)
 
