@@ -158,8 +158,9 @@ def network(file: pathlib.Path, reducer: dict[str, Any]) -> nnx.Module:
         assert not sizes, f"{file}: sizes that nobody reads: {sorted(sizes)}"
     tensors = {name[6:]: value for name, value in load(file).items() if name.startswith("param/")}
     fields = model.reducer.fields if hasattr(model, "reducer") else None
-    # An unpruned teacher lies in the file of its student, beside the student's predictors.
-    from_torch(model, tensors, allow_missing=r"score_predictor\..*" if dense else False)
+    # A dense network lies in the file of a reduced one, beside what the reduction learned.
+    spare = r"(score_predictor|.*\bgumbel)\..*" if dense else False
+    from_torch(model, tensors, allow_missing=spare)
     if fields is not None:  # what the file says counts, not what its tensors suggest
         model.reducer.fields = fields
     return model
@@ -265,7 +266,7 @@ def value_of(
         return out.aux["decisions"][:, KEEP_MASKS[value]]
     if value == "last keep mask":
         return out.aux["decisions"][:, -1, :, None]
-    if value == "patch features after the last norm":
+    if value.startswith("patch features after the last norm"):
         return out.features[:, 1:]
     if head == "patch logits":
         return out.aux["patch_logits"]
