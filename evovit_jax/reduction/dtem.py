@@ -1,10 +1,11 @@
 """DTEM: ToMe by an embedding that is learned for merging, and not by the keys.
 
 Lee and Hong, "Learning to Merge Tokens via Decoupled Embedding for Efficient Vision Transformers",
-NeurIPS 2024 (arXiv:2412.10569), written from the paper. Beside queries, keys and values every
-block has one more linear map of its normalised input, of the width of a head (twice that where
-tokens have 1024 channels or more). The r pairs of tokens whose embeddings are most similar merge,
-as ToMe merges those of similar keys (see tome.py), which goes for the settings, too.
+NeurIPS 2024 (arXiv:2412.10569). Inference equals the authors' code; how it is trained follows the
+paper's description and was compared with no code. Beside queries, keys and values every block has
+one more linear map of its normalised input, of the width of a head (twice that where tokens have
+1024 channels or more). The r pairs of tokens whose embeddings are most similar merge, as ToMe
+merges those of similar keys (see tome.py), which goes for the settings, too.
 
 Training makes the choice differentiable (Section 3.2). Each token of A goes to the 3 most similar
 tokens of B by a softmax of their cosines over `TEMPERATURE`; how much of it goes is its part in a

@@ -1,7 +1,7 @@
 """IA-RED2: before each group of blocks an interpreter decides which tokens go on.
 
 Pan et al., "IA-RED2: Interpretability-Aware Redundancy Reduction for Vision Transformers", NeurIPS
-2021 (arXiv:2106.12620), written from the paper. The interpreter of a group compares the class token
+2021 (arXiv:2106.12620). The interpreter of a group compares the class token
 with every token: of the normalised tokens (no scale, no shift) a query of the class token and keys
 of all, in 6 heads, `p = mean over heads of sigmoid(q k / sqrt(d))`, times what the group before
 kept (Section 3.1).
