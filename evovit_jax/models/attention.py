@@ -97,31 +97,37 @@ def _mixed(weights: Array, v: Array) -> Float[Array, "b n h e"]:
 
 @jax.custom_vjp
 def _softmax_product(q: Array, k: Array, v: Array, bias: Array | None) -> Float[Array, "b n h e"]:
-    """`softmax(q k^T + bias) v`, of whose map the backward pass has what multiplied the values.
+    """`softmax(q k^T + bias) v`, for whose backward pass no normalised map is written.
 
-    In bfloat16 that is half of the float32 map, which would have to wait in memory.
+    What is kept are the exponentials as they multiplied the values, in bfloat16 half of a float32
+    map, and their sums; all divisions are of rows, after or before a product.
     """
-    return _forward(q, k, v, bias)[0]
+    return _mixed(_softmax(_logits(q, k, bias)), v)
 
 
 def _forward(q: Array, k: Array, v: Array, bias: Array | None) -> tuple[Array, tuple]:
-    weights = _softmax(_logits(q, k, bias)).astype(v.dtype)
-    mixed = _mixed(weights, v)
-    return mixed, (q, k, v, bias, weights, mixed)
+    logits = _logits(q, k, bias)
+    raised = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares = 1 / jnp.swapaxes(raised.sum(axis=-1), 1, 2)[..., None]  # [b, n, h, 1]
+    narrow = raised.astype(v.dtype)
+    mixed = jnp.einsum("bhnm,bmhe->bnhe", narrow, v, preferred_element_type=jnp.float32)
+    mixed = (mixed * shares).astype(v.dtype)
+    return mixed, (q, k, v, bias, narrow, shares, mixed)
 
 
 def _backward(kept: tuple, grad: Float[Array, "b n h e"]) -> tuple:
-    q, k, v, bias, weights, mixed = kept
-    grad_weights = jnp.einsum("bnhe,bmhe->bhnm", grad, v, preferred_element_type=jnp.float32)
+    q, k, v, bias, raised, shares, mixed = kept
+    scaled = (grad.astype(jnp.float32) * shares).astype(grad.dtype)
+    grad_weights = jnp.einsum("bnhe,bmhe->bhnm", scaled, v, preferred_element_type=jnp.float32)
     # What the softmax takes off a row, the sum of its weights times their gradients.
-    shared = jnp.einsum("bnhe,bnhe->bhn", grad, mixed, preferred_element_type=jnp.float32)
-    grad_logits = weights.astype(jnp.float32) * (grad_weights - shared[..., None])
+    off = jnp.einsum("bnhe,bnhe->bhn", scaled, mixed, preferred_element_type=jnp.float32)
+    grad_logits = raised.astype(jnp.float32) * (grad_weights - off[..., None])
     narrow = grad_logits.astype(q.dtype)
     # Channels before tokens: rows of 197 tokens fill a TPU's lanes, 64 channels half of them.
     grads = (
         jnp.einsum("bmhc,bhnm->bhcn", k, narrow),
         jnp.einsum("bnhc,bhnm->bhcm", q, narrow),
-        jnp.einsum("bnhe,bhnm->bhem", grad, weights),
+        jnp.einsum("bnhe,bhnm->bhem", scaled, raised),
     )
     grads = tuple(jnp.moveaxis(x, 3, 1) for x in grads)
     if bias is None:
