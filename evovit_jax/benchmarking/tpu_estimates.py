@@ -42,7 +42,7 @@ TARGETS = {
     "v5p": ("v5p:2x2x1", 262_144),
     "v6e": ("v6e:2x2", 524_288),
 }
-LOCK = "evovit_jax_libtpu.lock"
+LOCK = f"evovit_jax_libtpu_{os.getuid()}.lock"
 
 
 def check(target: str) -> None:
@@ -83,6 +83,7 @@ def device(target: str) -> jax.Device:
     Raises:
       UserError: libtpu does not start.
     """
+    jax.config.update("jax_platforms", "cpu")  # nothing runs, and no TPU need be looked for
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     from jax.experimental import topologies

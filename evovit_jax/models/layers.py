@@ -23,9 +23,10 @@ REMAT_POLICIES = {
 truncated_normal = nnx.initializers.truncated_normal(stddev=0.02)
 
 
+# Without what it computed on the way: the backward pass computes that again from its input.
+gelu_erf = jax.checkpoint(functools.partial(jax.nn.gelu, approximate=False))
 # u(x) = x (a + b x^2 + c x^4), fitted for 0.5 (1 + tanh(u)) to be the normal distribution function
 # within 2.6e-5 for x^2 up to 36, from where on both are 0 or 1.
-gelu_erf = jax.checkpoint(functools.partial(jax.nn.gelu, approximate=False))
 GELU_TANH = (0.7975077883222883, 0.03700571944886032, -0.00035152677734300773)
 
 
@@ -172,14 +173,14 @@ def project_heads(
 
     A product for each straight to its heads: a TPU copies nothing between layouts.
     """
-    kernels, biases = of_heads(linear, count, heads)
+    kernels, biases = split_heads(linear, count, heads)
     products = [jnp.einsum("bnd,dhc->bnhc", x.astype(linear.dtype), kernel) for kernel in kernels]
     if biases is None:
         return products
     return [product + bias[None, None] for product, bias in zip(products, biases, strict=True)]
 
 
-def of_heads(
+def split_heads(
     linear: nnx.Linear, count: int, heads: int
 ) -> tuple[Float[Array, "{count} d {heads} c"], Float[Array, "{count} {heads} c"] | None]:
     """A kernel laid out `[projection, head, channel]` and its bias, in the compute dtype."""
@@ -198,7 +199,7 @@ def class_row(
     `q (W_k x_m + b_k)` is `(W_k^T q) x_m` and a number that is the same for all m, which softmax
     does not see: one product with the tokens as they lie, where keys would be copied first.
     """
-    (query, key, _), biases = of_heads(linear, 3, heads)
+    (query, key, _), biases = split_heads(linear, 3, heads)
     x = x.astype(linear.dtype)
     q = jnp.einsum("bd,dhc->bhc", x[:, 0], query)
     q = (q if biases is None else q + biases[:1]) * q.shape[-1] ** -0.5
