@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from tiny import some_slow
 
 from evovit_jax import flops, list_models
 from evovit_jax.models import abstract_model, layers, model_entry
@@ -27,16 +28,19 @@ REDUCED = {
     "evit,keep_rate=0.7,fuse=false": 2.997,
     "evit,keep_rate=0.5,fuse=false": 2.282,
 }
+# One of each kind in the quick run: tracing a network takes seconds.
+QUICK = {"deit_tiny_patch16_224", "evo_levit_128s", "lvvit_s", "evo_deit_tiny_patch16_224"}
+QUICK |= {"evit,keep_rate=0.7", "evo", "tome", "dynamicvit", "dpcknn"}
 TINY = {"image_size": 64, "embed_dim": 48, "num_heads": 3, "depth": 6, "num_classes": 7}
 
 
-@pytest.mark.parametrize("name", OFFICIAL_EVO)
+@pytest.mark.parametrize("name", some_slow(OFFICIAL_EVO, QUICK))
 def test_evo_costs_what_was_measured(name):
     found = flops.gmacs(abstract_model(name, "evo,representative_token=false"))
     assert found == pytest.approx(OFFICIAL_EVO[name], rel=0.01)
 
 
-@pytest.mark.parametrize("reduction", list(REDUCED))
+@pytest.mark.parametrize("reduction", some_slow(REDUCED, QUICK))
 def test_reductions_cost_what_was_measured(reduction):
     found = flops.gmacs(abstract_model("deit_small_patch16_224", reduction))
     assert found == pytest.approx(REDUCED[reduction], rel=0.01)
@@ -49,7 +53,7 @@ def agree(model) -> flops_formula.ModelMacs:
     return counted
 
 
-@pytest.mark.parametrize("name", TOKEN_MODELS)
+@pytest.mark.parametrize("name", some_slow(TOKEN_MODELS, QUICK))
 def test_the_formula_counts_each_model_as_its_program_does(name):
     counted = agree(abstract_model(name))
     assert counted.embed > 0
@@ -57,7 +61,7 @@ def test_the_formula_counts_each_model_as_its_program_does(name):
     assert all(block.attention > 0 and block.feed_forward > 0 for block in counted.blocks)
 
 
-@pytest.mark.parametrize("reduction", flops_formula.REDUCTIONS)
+@pytest.mark.parametrize("reduction", some_slow(flops_formula.REDUCTIONS, QUICK))
 def test_the_formula_counts_each_reduction_as_its_program_does(reduction):
     model = abstract_model("deit_tiny_patch16_224", reduction, **TINY)
     assert len(agree(model).blocks) == 6

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import tensorflow_datasets as tfds
 from tiny import CONFIGS
 
@@ -9,6 +10,7 @@ from evovit_jax import config as config_lib
 from evovit_jax.train import loop
 
 
+@pytest.mark.slow
 def test_the_papers_recipe_runs_on_imagenet_from_tfds(tmp_path):
     config = config_lib.load(f"{CONFIGS / 'deit_s_evo.py'}:smoke")
     recipe = config_lib.load(f"{CONFIGS / 'deit_s_evo.py'}:")

@@ -38,11 +38,17 @@ TOLERANCE = 1e-4
 def pytest_generate_tests(metafunc):
     folder = pathlib.Path(metafunc.config.getoption("--golden-dir") or HERE)
     files = sorted(folder.glob("*.npz"))
-    cases = [(file, output) for file in files for output in outputs_of(file)]
-    ids = [f"{file.stem}::{output}" for file, output in cases]
     if "output" not in metafunc.fixturenames:
         return
-    metafunc.parametrize(("file", "output"), cases, ids=ids)
+    cases = []
+    for file in files:
+        for number, output in enumerate(outputs_of(file)):
+            # Every output of a folder that is asked for; of our own the first of each file in the
+            # quick run, since most compile a program of their own.
+            rest = number and folder == HERE
+            marks = [pytest.mark.slow] if rest else []
+            cases.append(pytest.param(file, output, id=f"{file.stem}::{output}", marks=marks))
+    metafunc.parametrize(("file", "output"), cases)
 
 
 def test_output_equals_official_code(file, output):

@@ -1,8 +1,10 @@
 """The smallest run that has everything: a recipe's smoke form, smaller still."""
 
 import pathlib
+from collections.abc import Collection, Iterable
 from typing import Any
 
+import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -18,6 +20,12 @@ OVERRIDES = {
     "model.depth": 3,
     "augment.mix_group": 0,
 }
+
+
+def some_slow(values: Iterable[Any], quick: Collection[str]) -> list[Any]:
+    """Values of a parameter, those that are not in `quick` for `pytest -m slow` alone."""
+    slow = pytest.mark.slow
+    return [value if value in quick else pytest.param(value, marks=slow) for value in values]
 
 
 def run_model(model: nnx.Module, images: Any, **settings: Any) -> Any:

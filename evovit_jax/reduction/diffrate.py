@@ -85,7 +85,7 @@ class DiffRateFields(base.Fields):
 
     def check(self, backbone: Backbone) -> None:
         """Refuses rates that are not one a block."""
-        given = self.lists()[0] if self.rates is None else TABLES[self.rates][0]
+        given = self.prune_kept if self.rates is None else TABLES[self.rates][0]
         if given is not None and len(given) != backbone.depth:
             name = self.rates or "prune_kept"
             raise UserError(

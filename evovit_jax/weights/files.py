@@ -132,6 +132,8 @@ def _read_npz(path: str) -> Tensors:
             if not hasattr(found, "files"):
                 raise UserError(f"{path} is damaged or no .npz file (it is a single array)")
             return {name: found[name] for name in found.files}
+    except UserError:
+        raise
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
         raise UserError(f"{path} is damaged or no .npz file ({first_line(error)})") from None
 

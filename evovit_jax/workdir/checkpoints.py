@@ -13,6 +13,7 @@ import logging
 import sys
 import time
 import types
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -207,6 +208,8 @@ def _said(folder: epath.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        # Of what Orbax had begun with this save Python would say that nobody waited for it.
+        warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
         raise UserError(
             f"a checkpoint could not be saved in {folder} ({first_line(error, 200)}); see that the "
             "folder is there, can be written and has room, then start again"

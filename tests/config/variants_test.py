@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from tiny import CONFIGS
+from tiny import CONFIGS, some_slow
 
 from evovit_jax import config as config_lib
 from evovit_jax.models import model_entry
@@ -45,13 +45,10 @@ def test_says_how_to_run_it(name):
 
 
 # One of each kind in the quick run, the others with `-m slow`: each compiles programs of its own.
-QUICK = {"digits_evo.py", "cifar10_deit.py", "deit_s_evo.py", "deit_s_dynamicvit.py"}
+QUICK = {"digits_evo.py", "deit_s_evo.py", "deit_s_dynamicvit.py"}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES],
-)
+@pytest.mark.parametrize("name", some_slow(RECIPES, QUICK))
 def test_smoke(name, tmp_path):
     config = load(name, "smoke")
     assert config.reduction == load(name).reduction

@@ -15,7 +15,7 @@ from evovit_jax.train.program import build
 FAULTS = """
 import resource, sys
 import jax, jax.numpy as jnp
-from evovit_jax import cpu
+from evovit_jax.hardware import cpu
 print(cpu.keep_memory() if sys.argv[1] == "keep" else "")
 call = jax.jit(lambda x: (x + 1, x * 2))
 x = jnp.ones((8, 2**20))
@@ -61,6 +61,7 @@ def test_an_accelerator_is_left_alone(monkeypatch):
     assert cpu.compiler_options("gpu", "full") == {}
 
 
+@pytest.mark.slow
 def test_remat_is_not_undone_in_the_trainer():
     def temporaries(remat):
         config = tiny_config(

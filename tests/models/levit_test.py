@@ -147,6 +147,7 @@ def test_batch_norm_is_synchronised_over_the_mesh():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=2e-3), grads, mesh_grads)
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_memory_only():
     batch = images(size=48)
     (loss, stats), grads = loss_and_grads(tiny(**SHALLOW), batch)

@@ -7,6 +7,7 @@ import pathlib
 import jax
 import pytest
 from flax import nnx
+from tiny import some_slow
 
 import evovit_jax
 from evovit_jax.errors import UserError
@@ -92,6 +93,10 @@ def test_every_expected_model_is_there():
     assert set(EXPECTED) <= {*evovit_jax.list_models()}
 
 
+# One of each family in the quick run: tracing a network takes seconds.
+TRACED = {"deit_tiny_patch16_224", "evo_levit_128s", "lvvit_s", "regnety_160", "levit_128s"}
+
+
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_parameter_counts(name):
     assert sum(parameters(name).values()) == EXPECTED[name][0]
@@ -104,7 +109,7 @@ def test_parameter_counts_without_training_heads(name):
     assert round(sum(kept) / 1e6, 3) == IN_INFERENCE[name]
 
 
-@pytest.mark.parametrize("name", evovit_jax.list_models())
+@pytest.mark.parametrize("name", some_slow(evovit_jax.list_models(), TRACED))
 def test_docs_have_the_model_as_it_is(name):
     cells = row(name)
     again = "write it again: python -m evovit_jax.models --write=docs/models.md"

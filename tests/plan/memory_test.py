@@ -76,6 +76,7 @@ def test_data_parallelism_adds_up_every_gradient_once():
     assert reduced.sent_bytes == pytest.approx(2 * 7 / 8 * reduced.bytes, abs=1)
 
 
+@pytest.mark.slow
 def test_remat_and_accumulation_need_less():
     def activations(**fields):
         config = tiny_config(batch_size=64, model__depth=4, model__image_size=16, **fields)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from tiny import some_slow
 
 import evovit_jax
 from evovit_jax import reduction
@@ -18,7 +19,27 @@ def learns(method):
     return bool(nnx.to_flat_state(nnx.state(model.reducer, nnx.Param)))
 
 
-@pytest.mark.parametrize("method", [m for m in reduction.list_reductions() if learns(m)])
+LEARNED = {
+    "cropr",
+    "dpcknn",
+    "dtem",
+    "dtps",
+    "dynamicvit",
+    "ia_red2",
+    "patchmerger",
+    "prune_and_merge",
+    "sinkhorn",
+    "sit",
+    "svite",
+}
+
+
+@pytest.mark.slow
+def test_every_method_that_learns_is_here():
+    assert {method for method in reduction.list_reductions() if learns(method)} == LEARNED
+
+
+@pytest.mark.parametrize("method", some_slow(sorted(LEARNED), {"dynamicvit", "dtem", "sinkhorn"}))
 def test_every_parameter_learns(method):
     model = evovit_jax.create_model("deit_tiny_patch16_224", method, **TINY, num_classes=5, seed=3)
     images = jax.random.normal(jax.random.key(0), (3, 16, 16, 3))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import export
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from tiny import run_model
+from tiny import run_model, some_slow
 
 import evovit_jax
 from evovit_jax import reduction
@@ -57,6 +57,9 @@ VARIANTS = [
     "tome,r=3,inflection=-1.0",
     "tome,keep_rate=0.5",
 ]
+# One of each kind in the quick run: each compiles a program of its own.
+QUICK = {"none", "evo", "evit", "tome", "ats", "dynamicvit", "sinkhorn", "kmedoids", "pitome"}
+QUICK |= {"mctf,r=0.3,ahead=precise", "cropr", "prune_and_merge"}
 IN_LEVIT = [
     method
     for method in METHODS
@@ -118,7 +121,7 @@ def check_source_map(model, out, grid):
     return gone
 
 
-@pytest.mark.parametrize("spec", [*METHODS, *VARIANTS])
+@pytest.mark.parametrize("spec", some_slow([*METHODS, *VARIANTS], QUICK))
 def test_the_source_map_accounts_for_every_token(spec):
     model, logits, out = passed(spec)
     assert bool(jnp.isfinite(logits).all())
@@ -134,7 +137,7 @@ def test_the_source_map_accounts_for_every_token(spec):
         assert fewest < 17
 
 
-@pytest.mark.parametrize("spec", METHODS)
+@pytest.mark.parametrize("spec", some_slow(METHODS, {"evo", "ats", "tome"}))
 def test_runs_on_another_grid_and_depth_with_two_class_tokens(spec):
     """Three rows of five patches on weights for 4x4, five blocks, a distillation token."""
     model = vit(spec, distilled=True, depth=5)
@@ -148,7 +151,9 @@ def test_runs_on_another_grid_and_depth_with_two_class_tokens(spec):
     check_source_map(model, out, (3, 5))
 
 
-@pytest.mark.parametrize("spec", [*METHODS, "heuristic,masked=true"])
+@pytest.mark.parametrize(
+    "spec", some_slow([*METHODS, "heuristic,masked=true"], {"evo", "tome", "topk"})
+)
 def test_exports_with_a_symbolic_batch(spec):
     model, expected, _ = passed(spec)
     (batch,) = export.symbolic_shape("b")
@@ -157,7 +162,7 @@ def test_exports_with_a_symbolic_batch(spec):
     np.testing.assert_allclose(exported.call(images(3, 16, 16)), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("spec", [*IN_LEVIT, "evit,fuse=false"])
+@pytest.mark.parametrize("spec", some_slow([*IN_LEVIT, "evit,fuse=false"], {"evo", "evit", "tome"}))
 def test_runs_inside_the_stages_of_a_pyramid(spec):
     model = evovit_jax.create_model("evo_levit_128s", spec, **LEVIT)
     logits, out = jax.jit(model)(images(2, 64, 64))
@@ -205,7 +210,11 @@ def test_scores_are_float32_when_it_computes_in_bfloat16(method):
 
 
 @pytest.mark.parametrize(
-    "method", ["ats", "diffrate", "dpcknn", "evit", "gtp", "kmedoids", "mctf", "pitome", "tome"]
+    "method",
+    some_slow(
+        ["ats", "diffrate", "dpcknn", "evit", "gtp", "kmedoids", "mctf", "pitome", "tome"],
+        {"evit", "pitome"},
+    ),
 )
 def test_selection_on_a_mesh_gathers_no_activations(method):
     model, batch = vit(method), images(8, 16, 16)
@@ -230,7 +239,21 @@ def test_parameters_fix_what_they_are_made_for():
 
 @pytest.mark.parametrize(
     "method",
-    ["evit", "topk", "ats", "dpcknn", "kmedoids", "heuristic", "etps", "dtps", "pitome", "shift"],
+    some_slow(
+        [
+            "evit",
+            "topk",
+            "ats",
+            "dpcknn",
+            "kmedoids",
+            "heuristic",
+            "etps",
+            "dtps",
+            "pitome",
+            "shift",
+        ],
+        {"evit", "kmedoids", "etps"},
+    ),
 )
 def test_keep_rate_one_is_the_dense_model(method):
     """The first phase of a keep-rate warm-up."""

@@ -91,6 +91,7 @@ def test_no_average_evaluates_the_parameters():
     assert state.evaluated()[0] is state.params
 
 
+@pytest.mark.slow
 def test_steps_differ_in_what_is_random_and_repeat_from_a_seed():
     fields = {"augment__mixup": 0.8, "augment__erasing_prob": 0.5, "model__drop_path_rate": 0.3}
     run = make_run(**fields, ema__decay=0.0)

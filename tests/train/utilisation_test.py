@@ -47,6 +47,7 @@ def test_the_wait_for_input(monkeypatch):
     assert wait.lap() == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_a_training_writes_them(tmp_path, monkeypatch):
     monkeypatch.setitem(accelerators.KNOWN, "cpu", accelerators.Accelerator("here", 0, 1e12, 1))
     loop.train_and_evaluate(tiny_config(**FIELDS), tmp_path)
