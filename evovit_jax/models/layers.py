@@ -161,7 +161,7 @@ class Attention(nnx.Module):
             columns = slice(parts.start * d, parts.stop * d)
             mapped = x @ self.qkv.kernel[:, columns].astype(x.dtype)
             if self.qkv.bias is not None:
-                mapped = mapped + self.qkv.bias[columns].astype(x.dtype)
+                mapped = mapped + self.qkv.bias[columns].astype(x.dtype)[None, None]
         heads = mapped.reshape(b, n, parts.stop - parts.start, self.heads, d // self.heads)
         return jnp.moveaxis(heads, (2, 3), (0, 2))
 

@@ -71,7 +71,7 @@ class DiffRateFields(base.Fields):
         if self.rates is not None:
             raise UserError("diffrate: give rates or prune_kept, not both")
         pairs = list(zip(*self.lists(), strict=False))
-        if len(self.lists()[1]) != len(self.prune_kept) or min(min(p) for p in pairs) < 1:
+        if len(self.lists()[1]) != len(self.prune_kept) or min(map(min, pairs), default=0) < 1:
             raise UserError("diffrate prune_kept and merge_kept are one number, 1 or more, a block")
         if any(merge > prune or merge == 1 < prune for prune, merge in pairs):
             raise UserError(

@@ -223,7 +223,7 @@ def group_sum(
     return jnp.einsum("bgm,bmd->bgd", member.astype(x.dtype), x, precision="highest")
 
 
-def nearest_distances(distance: Float[Array, "b n n"], k: int) -> Float[Array, "b n {k}"]:
+def nearest_distances(distance: Float[Array, "b n m"], k: int) -> Float[Array, "b n {k}"]:
     """The k smallest distances of each token."""
     return -per_device(lambda near: jax.lax.top_k(near, k)[0])(-distance)
 
