@@ -34,11 +34,8 @@ def parse_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--batch_sizes", default="1,16", help="images at once, commas between them")
     add("--mode", default="inference", choices=(*own_models.MODES, "data"))
     add("--target", default="", help="TPUs that are not here, v5e,v6e: their compiler's estimates")
-    add(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        help="float32 by default, with --target bfloat16",
-    )
+    dtypes = ("float32", "bfloat16", "float16")
+    add("--dtype", choices=dtypes, help="float32 by default, with --target bfloat16")
     add("--image_size", type=int, help="pixels; those of each model by default")
     add("--chunk", type=int, help="images computed at once in inference; 0 for the whole batch")
     add("--remat", default="none", help="what a training step recomputes: none, dots or full")
@@ -61,17 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse_flags(arguments)
     batch_sizes, chosen = flag_checks.check(flags)
     folder = output_folder.open_folder(flags.output) if flags.output else None
+    shared = {name: vars(flags)[name] for name in ("mode", "image_size", "chunk", "remat")}
+    shared["batch_sizes"] = batch_sizes
     if flags.target:
-        report = tpu_estimates.run(
-            own_models.parse_models(flags.models),
-            targets=flags.target.split(","),
-            batch_sizes=batch_sizes,
-            mode=flags.mode,
-            dtype=flags.dtype or "bfloat16",
-            image_size=flags.image_size,
-            chunk=flags.chunk,
-            remat=flags.remat,
-        )
+        models = own_models.parse_models(flags.models)
+        targets, dtype = flags.target.split(","), flags.dtype or "bfloat16"
+        report = tpu_estimates.run(models, targets=targets, dtype=dtype, **shared)
         table = tpu_estimates.table(report)
     elif flags.mode == "data":
         report, table = data_pipelines.report(
@@ -87,15 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cpu.keep_memory()  # as the training's command does
         report = rows.run(
             own_models.parse_models(flags.models),
-            batch_sizes=batch_sizes,
-            mode=flags.mode,
             dtype=flags.dtype or "float32",
-            image_size=flags.image_size,
-            chunk=flags.chunk,
-            remat=flags.remat,
             timm=bool(chosen),
             rounds=flags.rounds,
             seconds=flags.seconds,
+            **shared,
         )
         table = benchmark_report.table(report)
     print(table)
