@@ -6,6 +6,7 @@ import threading
 
 import jax
 import pytest
+from tiny import some_slow
 
 from evovit_jax.benchmarking import tpu_estimates
 from evovit_jax.errors import UserError
@@ -75,7 +76,7 @@ def test_whoever_comes_second_waits_and_says_so(monkeypatch):
     assert done.is_set()
 
 
-@pytest.mark.parametrize("mode", ["inference", "train"])
+@pytest.mark.parametrize("mode", some_slow(["inference", "train"], {"inference"}))
 def test_a_program_is_compiled_from_shapes_alone(mode):
     """For this machine's CPU, whose compiler estimates nothing: the way is the same."""
     program = tpu_estimates.compile_for(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from tiny import tiny_config
+from tiny import some_slow, tiny_config
 
 from evovit_jax.errors import UserError
 from evovit_jax.parallel import sharding
@@ -67,7 +67,7 @@ def on_one_device():
     return ten_steps(make_run("one"))
 
 
-@pytest.mark.parametrize("mesh", ["data", "fsdp"])
+@pytest.mark.parametrize("mesh", some_slow(["data", "fsdp"], {"fsdp"}))
 def test_eight_devices_train_as_one_does(on_one_device, mesh):
     losses, maps = ten_steps(make_run(mesh))
     np.testing.assert_allclose(losses, on_one_device[0], atol=1e-5)

@@ -56,6 +56,7 @@ def test_places_are_numbered_as_in_the_study():
     np.testing.assert_array_equal(linspace(np.float32(-2), np.float32(2), 1), [-2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contiguous", [False, True])
 def test_taking_tokens_out_equals_masking_them(contiguous):
     made = {"image_size": 20, "patch_size": 4, "embed_dim": 12, "depth": 5, "num_heads": 3}

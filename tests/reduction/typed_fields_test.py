@@ -16,8 +16,10 @@ from evovit_jax.reduction.typed_fields import checked
 FLAT = Backbone(4, (12,), (3,), (4, 4), 1, (4,))
 PYRAMID = Backbone(6, (16, 24, 32), (2, 2, 2), (4, 4), 1, (2, 2, 2), key_dim=8, stride=2)
 NETWORKS = {"flat": FLAT, "pyramid": PYRAMID}
+# A few of each kind in the quick run: a method is made some hundred times.
+QUICK = {"none", "evo", "tome", "dynamicvit", "diffrate", "shift"}
 METHODS = [
-    (method, network)
+    pytest.param(method, network, marks=[] if method in QUICK else [pytest.mark.slow])
     for method in reduction.list_reductions()
     for network, backbone in NETWORKS.items()
     if not backbone.is_pyramid

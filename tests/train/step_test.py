@@ -54,6 +54,7 @@ def close(a, b, **tolerance):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
+@pytest.mark.slow
 def test_micro_batches_are_one_big_batch():
     whole, split = (take(make_run(accumulate=n), 0, 1) for n in (1, 4))
     close(whole.meter, split.meter, rtol=1e-5)
