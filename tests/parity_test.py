@@ -183,7 +183,8 @@ def computed(file: pathlib.Path, name: str) -> jax.Array:
     if output.get("mode") == "calibration":
         return calibrated(file, output, reducer)
     changes = {key: output[key] for key in ("selection", "tradeoff") if key in output}
-    changes |= reducer_fields(output.get("reduction") or {}, meta)
+    if output.get("reduction"):
+        changes |= reducer_fields(output["reduction"], meta)
     train = output.get("mode", "eval").startswith("train")
     logits, out = forward(file, *map(frozen, (reducer, changes)), train)
     return value_of(name, output, logits, out, train)

@@ -67,7 +67,7 @@ def position_scores(
 
 def thresholds(
     scores: Float[np.ndarray, "locations p"], keep_rate: float, prune_rate: float
-) -> tuple[float, float]:
+) -> tuple[np.floating, np.floating]:
     """Below which score a position is pruned, and from which on it is a centre."""
     blocks, patches = scores.shape
     ranked = np.sort(scores, axis=None)
