@@ -206,28 +206,3 @@ DEIT_WEIGHTS = {
     "s": "hf://timm/deit_small_patch16_224.fb_in1k",
     "b": "hf://timm/deit_base_patch16_224.fb_in1k",
 }
-
-
-def device_hours(
-    *,
-    student: float,
-    epochs: float,
-    teacher: float = 0.0,
-    images: float = 1_281_167,
-    dtype: str = "bfloat16",
-) -> float:
-    """A100-hours that a training costs: an estimate, so that recipes can be compared.
-
-    `2 * (3 * student + teacher)` operations an image, since the backward pass costs twice the
-    forward one, at 35 % of the peak of an A100: 312e12 a second in bfloat16, 156e12 in float32
-    (TF32).
-
-    Args:
-      student: multiply-adds of a forward pass of one image, 1e9.
-      epochs: how often each image is seen.
-      teacher: as `student`, of a teacher.
-      images: of an epoch.
-      dtype: of the matmuls.
-    """
-    peak = {"bfloat16": 312e12, "float32": 156e12}[dtype]
-    return 2e9 * (3 * student + teacher) * images * epochs / (0.35 * peak) / 3600
