@@ -6,12 +6,18 @@ golden file is an `.npz` with `meta` (JSON: family, method, model, reduction, ou
 `randaugment_ops.npz` has images instead. The largest absolute difference must be under 1e-4.
 The model in `meta` is the sizes of a family below, or what
 `create_model` takes (`name`, and fields of its config).
+A family that is not there has a module of its name in `golden_networks/`, with `network(sizes,
+reducer, **variant)`, which takes out of `sizes` what it reads, and `value(output, logits, out)`,
+what an output is, or None where it is one of those below.
 A file or a field that nothing here understands is a failure, never a skip.
 """
 
 import functools
+import importlib
+import importlib.util
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -82,12 +88,8 @@ def meta_of(file: pathlib.Path) -> dict[str, Any]:
 def outputs_of(file: pathlib.Path) -> list[str]:
     """The names of what a file has to compare with, each one test."""
     golden = load(file)
-    inputs = ("meta", "images_nchw", "image")
-    return [
-        name
-        for name in golden
-        if name not in inputs and not name.startswith("param/") and not name.endswith("/arg")
-    ]
+    inputs = ("meta", "image", "images_nchw", "param/")
+    return [name for name in golden if not name.startswith(inputs) and not name.endswith("/arg")]
 
 
 # --- the networks of the files ------------------------------------------------------------------
@@ -152,12 +154,23 @@ FAMILIES = {
 }
 
 
-def network(file: pathlib.Path, reducer: dict[str, Any]) -> nnx.Module:
-    """The network of a file, its tensors loaded."""
+def described(family: str) -> Any | None:
+    """The module of a family: what builds its network, and what its outputs are."""
+    module = f"golden_networks.{family}"
+    return importlib.import_module(module) if importlib.util.find_spec(module) else None
+
+
+def network(
+    file: pathlib.Path, reducer: dict[str, Any], variant: Mapping[str, str] | None = None
+) -> nnx.Module:
+    """The network of a file, its tensors loaded; `variant` is what an output changes of it."""
     meta = meta_of(file)
     sizes, dense = dict(meta["model"]), reducer["name"] == "none"
     if "name" in sizes:
         model = create_model(reduction="none" if dense else reducer, **sizes)
+    elif family := described(meta["family"]):
+        model = family.network(sizes, reducer, **(variant or {}))
+        assert not sizes, f"{file}: sizes that nobody reads: {sorted(sizes)}"
     else:
         assert meta["family"] in FAMILIES, f"{file}: unknown family {meta['family']!r}"
         model = FAMILIES[meta["family"]](sizes, reducer)
@@ -186,8 +199,18 @@ def computed(file: pathlib.Path, name: str) -> jax.Array:
     if output.get("reduction"):
         changes |= reducer_fields(output["reduction"], meta)
     train = output.get("mode", "eval").startswith("train")
-    logits, out = forward(file, *map(frozen, (reducer, changes)), train)
+    variant = {key: output[key] for key in VARIANTS if key in output}
+    images = output.get("images", "images_nchw")
+    logits, out = forward(file, images, *map(frozen, (reducer, changes, variant)), train)
+    family = described(meta["family"])
+    read = family.value(output, logits, out) if family else None
+    if read is not None:
+        return read
     return value_of(name, output, logits, out, train)
+
+
+# What an output may change of the network of its file.
+VARIANTS = ("activation", "resizing")
 
 
 def calibrated(file: pathlib.Path, output: dict[str, Any], reducer: dict[str, Any]) -> np.ndarray:
@@ -208,12 +231,11 @@ def frozen(fields: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 @functools.lru_cache(maxsize=2)
 def forward(
-    file: pathlib.Path, reducer: tuple, changes: tuple, train: bool
+    file: pathlib.Path, images: str, reducer: tuple, changes: tuple, variant: tuple, train: bool
 ) -> tuple[jax.Array, Outputs]:
-    model = network(file, dict(reducer))
-    images = jnp.asarray(load(file)["images_nchw"].transpose(0, 2, 3, 1))
+    model = network(file, dict(reducer), dict(variant))
     run = jax.jit(lambda images: model(images, train=train, reduction=dict(changes)))
-    return run(images)
+    return run(jnp.asarray(load(file)[images].transpose(0, 2, 3, 1)))
 
 
 TRAINING_HEADS = {"class_token": "cls", "head_dist": "dist", "head_cls": "cls"} | {

@@ -1,0 +1,1 @@
+"""How the networks of golden files are built here, a module for each family."""
