@@ -8,9 +8,10 @@ hence a low sum and a high one. Sorts, gathers, scatters and Pallas calls have n
 
 import collections
 import dataclasses
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+
+from evovit_jax.hardware import program_text
 
 # How many times too dear the compiler takes what waits for memory, and copies between layouts.
 MEMORY_BOUND, COPY = 2.4, 4.0
@@ -37,14 +38,9 @@ _WORK = {
 }
 _PALLAS = "tpu_custom_call"
 
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _OPERATION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(([^)]*)\)(.*)$")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
-_BODY = re.compile(r"\bbody=%?([\w.\-]+)")
-_CALLED = re.compile(r"\bto_apply=%?([\w.\-]+)")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?")
 _NUMBERS = re.compile(r"(\w+)=(\d+)")
 _ROW = re.compile(r"^(\d+) (.*)$")
 
@@ -111,20 +107,17 @@ def estimate(hlo: str) -> Estimate:
 
 def read(hlo: str) -> Iterator[Operation]:
     """The operations that a compiled program runs, those in loops with how often they turn."""
-    computations, entry = _computations(hlo)
+    computations, entry = program_text.computations(hlo)
     part_of = _parts_of_frames(hlo)
 
     def walk(name: str, times: int) -> Iterator[Operation]:
         lines = [match for match in map(_OPERATION.match, computations[name]) if match]
         types = {match[1]: match[2] for match in lines}
         for match in lines:
-            rest = match[5]
-            if match[3] == "while":
-                trips = _TRIPS.search(rest)
-                yield from walk(_BODY.search(rest)[1], times * int(trips[1] if trips else 1))
-            elif match[3] == "call":
-                yield from walk(_CALLED.search(rest)[1], times)
-            elif match[3] in _WORK or f'"{_PALLAS}"' in rest:
+            if match[3] in ("while", "call"):
+                for callee, turns in program_text.calls(match[5]):
+                    yield from walk(callee, times * turns)
+            elif match[3] in _WORK or f'"{_PALLAS}"' in match[5]:
                 yield _operation(match, types, part_of, times)
 
     yield from walk(entry, 1)
@@ -152,27 +145,12 @@ def _operation(
 
 def _bytes_in_memory(type_text: str) -> int:
     """Bytes of the arrays of a type that lie in device memory, not in the fast one (`S(1)`)."""
-    total = 0
-    for dtype, dims, layout in _ARRAY.findall(type_text):
-        if "S(1)" not in layout:
-            bits = 8 if dtype == "pred" else int(re.sub(r"\D", "", dtype) or 32)
-            total += math.prod(int(dim) for dim in dims.split(",") if dim) * bits // 8
-    return total
-
-
-def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
-    """The lines of each computation, and the name of the entry."""
-    found: dict[str, list[str]] = {}
-    entry = name = ""
-    for line in hlo.splitlines():
-        header = _COMPUTATION.match(line)
-        if header:
-            name = header[1]
-            entry = name if line.startswith("ENTRY") else entry
-            found[name] = []
-        elif name:
-            found[name].append(line)
-    return found, entry
+    arrays = program_text.ARRAY.findall(type_text)
+    return sum(
+        program_text.array_bytes(dtype, dims)
+        for dtype, dims, layout in arrays
+        if "S(1)" not in layout
+    )
 
 
 def _table(hlo: str, title: str) -> dict[int, str]:
