@@ -30,6 +30,15 @@ def pytest_addoption(parser):
     parser.addoption("--golden-dir", default=None, help="check every golden file of this folder")
 
 
+@pytest.fixture(autouse=True)
+def known_platform():
+    """Only the CPU's formulations are traced; `compiling_for(None)` in a test lifts it."""
+    from evovit_jax.hardware.platforms import compiling_for  # after the hook that checks shapes
+
+    with compiling_for("cpu"):
+        yield
+
+
 @pytest.fixture
 def data_dir() -> pathlib.Path:
     """The folder of the real data, from EVOVIT_TEST_DATA; the test is skipped without it."""

@@ -8,6 +8,14 @@ from tiny import tiny_config
 from evovit_jax.hardware.platforms import by_platform, compiling_for, mesh_platform
 from evovit_jax.parallel import sharding
 
+
+
+@pytest.fixture(autouse=True)
+def unknown_platform():
+    with compiling_for(None):
+        yield
+
+
 # Two ways that a test can tell apart.
 either = by_platform(tpu=jnp.cos, default=jnp.sin)
 X = jax.ShapeDtypeStruct((4,), jnp.float32)
