@@ -185,6 +185,7 @@ def test_a_checkpoint_of_another_network(undisturbed):
     assert "blocks/0/attn/proj/bias (float32[16] there, float32[32] here)" in found
 
 
+@pytest.mark.slow
 def test_a_tensor_that_is_not_finite_stops_the_run(tmp_path):
     fields = {"optim.learning_rate": 1e12, "warmup_steps": 0, "layer_to_stage_steps": 0}
     found = refused(tmp_path, total_steps=30, checkpoint_steps=1, **fields)

@@ -20,6 +20,7 @@ def pictures(tmp_path):
     return f"folder:{tmp_path}"
 
 
+@pytest.mark.slow
 def test_rows_and_table(pictures, monkeypatch):
     monkeypatch.setattr(data_pipelines, "SETTLE", 0.1)
     rows = data_pipelines.run(pictures, batch_size=8, image_size=32, cores=1, rounds=2, seconds=0.2)

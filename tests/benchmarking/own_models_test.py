@@ -27,7 +27,12 @@ PYRAMID = {"depth": (1, 1, 1), "embed_dim": (16, 16, 16), "num_heads": (2, 2, 2)
     ("name", "reduction", "fields"),
     [
         ("deit_tiny_patch16_224", "none", SMALL | {"image_size": 32}),
-        ("evo_deit_tiny_patch16_224", "evo,first_block=1", SMALL | {"image_size": 32}),
+        pytest.param(
+            "evo_deit_tiny_patch16_224",
+            "evo,first_block=1",
+            SMALL | {"image_size": 32},
+            marks=pytest.mark.slow,
+        ),
         pytest.param("levit_128s", "none", PYRAMID | {"image_size": 64}, marks=pytest.mark.slow),
     ],
     ids=["deit", "evo", "levit"],

@@ -76,6 +76,7 @@ def test_whoever_comes_second_waits_and_says_so(monkeypatch):
     assert done.is_set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", some_slow(["inference", "train"], {"inference"}))
 def test_a_program_is_compiled_from_shapes_alone(mode):
     """For this machine's CPU, whose compiler estimates nothing: the way is the same."""

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -35,6 +36,7 @@ def test_every_fifth_scan_is_the_test_split(tmp_path):
         assert found == sorted((digits.target[i], pixels[i].tobytes()) for i in indices)
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_at_once_without_tensorflow(tmp_path):
     processes = [
         subprocess.Popen(

@@ -8,6 +8,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
 from evovit_jax.data import batch_rows, workers
 
@@ -54,6 +55,7 @@ def test_threads_fill_the_first_rows_of_a_batch():
     assert workers.Threads(numbered, 3).fill(batch, np.arange(0)) == []
 
 
+@pytest.mark.slow
 def test_a_worker_ends_when_its_parent_is_killed():
     parent = subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True, cwd=ROOT

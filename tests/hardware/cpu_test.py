@@ -36,6 +36,7 @@ def faults(mode):
     return said, int(count)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
 def test_memory_is_kept_from_one_call_to_the_next():
     said, plain = faults("plain")

@@ -9,7 +9,6 @@ from evovit_jax.hardware.platforms import by_platform, compiling_for, mesh_platf
 from evovit_jax.parallel import sharding
 
 
-
 @pytest.fixture(autouse=True)
 def unknown_platform():
     with compiling_for(None):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import run_model
+from tiny import run_model, some_slow
 
 from evovit_jax import create_model
 from evovit_jax.inference import compiled
@@ -16,7 +16,7 @@ def images(n: int):
     return jax.random.normal(jax.random.key(0), (n, 32, 32, 3))
 
 
-@pytest.mark.parametrize("n", [3, 4, 11])
+@pytest.mark.parametrize("n", some_slow([3, 4, 11], {3, 11}))
 def test_chunks_change_nothing(n):
     model = create_model("evo_deit_tiny_patch16_224", "evo,first_block=1", **TINY)
     found = compiled.jit_inference(model, chunk=4)(images(n))

@@ -69,6 +69,7 @@ def test_inference_averages_the_two_heads(name):
     np.testing.assert_allclose(logits, (heads[0] + heads[1]) / 2, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_has_every_head():
     _, out = run(tiny("evo_levit_128s"), images(), train=True)
     assert sorted(out.aux_logits) == ["cls", "cls_dist", "dist"]
@@ -137,6 +138,7 @@ def loss_and_grads(model, batch, mesh=None):
         return compiled(params, stats, jax.device_put(batch, split))
 
 
+@pytest.mark.slow
 def test_batch_norm_is_synchronised_over_the_mesh():
     model, batch = tiny("evo_levit_128s", "evo,first_block=1", **SHALLOW), images(8, size=48)
     mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 from tiny import OVERRIDES, run_model
 
@@ -22,6 +23,7 @@ def test_names_are_paths():
     assert stats == {}
 
 
+@pytest.mark.slow
 def test_a_module_comes_back():
     model, other = make(seed=0), make(seed=1)
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tiny import some_slow
 
 import evovit_jax
 from evovit_jax.errors import UserError
@@ -90,7 +91,7 @@ def test_drop_path_changes_training_only_and_follows_the_key():
     assert float(jnp.abs(first - other).max()) > 0
 
 
-@pytest.mark.parametrize("remat", ["full", "dots"])
+@pytest.mark.parametrize("remat", some_slow(["full", "dots"], {"full"}))
 def test_remat_changes_no_gradient(remat):
     def gradient(remat):
         model = tiny("evo_deit_tiny_patch16_224", remat=remat)

@@ -239,5 +239,6 @@ def test_processes_of_different_work_directories_are_refused(tmp_path):
     refused(tmp_path, "differ: workdir is ", {1: [f"--workdir={tmp_path / 'other'}"]})
 
 
+@pytest.mark.slow
 def test_what_one_process_cannot_read_ends_both_with_its_reason(tmp_path):
     refused(tmp_path, "/nowhere", data="folder:/nowhere")

@@ -9,7 +9,7 @@ import sys
 
 import jax
 import pytest
-from tiny import tiny_config, tiny_flags
+from tiny import some_slow, tiny_config, tiny_flags
 
 from evovit_jax.errors import UserError
 from evovit_jax.plan import memory
@@ -54,7 +54,7 @@ def check_formula(found, shapes, fsdp):
     assert 0 < counters <= 16
 
 
-@pytest.mark.parametrize("fsdp", [1, 4])
+@pytest.mark.parametrize("fsdp", some_slow([1, 4], {4}))
 def test_the_state_is_what_the_formula_says(fsdp):
     config = tiny_config(mesh__fsdp=fsdp, ema__decay=0.99)
     made = memory.make(config, jax.devices())
@@ -87,6 +87,7 @@ def test_remat_and_accumulation_need_less():
     assert activations(accumulate=4) < 0.5 * plain
 
 
+@pytest.mark.slow
 def test_no_average_takes_no_memory():
     made = memory.make(tiny_config(ema__decay=0.0), jax.devices())
     assert made.ema_bytes_per_device == 0

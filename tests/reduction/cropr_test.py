@@ -18,6 +18,7 @@ def reducer(**fields):
     return Cropr(backbone, CroprFields(**fields), rngs=nnx.Rngs(0))
 
 
+@pytest.mark.slow
 def test_tokens_of_the_lowest_products_leave_one_more_after_the_first_block():
     method = reducer(r=2)
     x = jax.random.normal(jax.random.key(0), (2, 9, 6))
@@ -45,6 +46,7 @@ def test_fusion_brings_every_token_back():
     np.testing.assert_array_equal(jnp.take_along_axis(whole.x, whole.source[..., None], 1), x)
 
 
+@pytest.mark.slow
 def test_queries_attend_to_the_tokens_of_each_head():
     attend = CrossAttention(4, 1, 2, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(2), (1, 3, 4))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from evovit_jax.reduction.dpcknn import clusters, weighted_means
 
@@ -39,6 +40,7 @@ def test_a_cluster_is_the_weighted_mean_of_its_tokens():
         np.testing.assert_allclose(means[0, k], want, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_equal_tokens_have_a_finite_gradient():
     x = jnp.ones((1, 6, 3))
 

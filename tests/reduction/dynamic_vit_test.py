@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from tiny import run_model
 
@@ -147,6 +148,7 @@ def test_nothing_kept_makes_no_token_loss():
     assert float(losses["distill_tokens"]) == 0
 
 
+@pytest.mark.slow
 def test_trains_on_lvvit_with_both_teacher_losses():
     student = evovit_jax.create_model(
         "lvvit_s", "dynamicvit", image_size=32, embed_dim=16, depth=4, num_heads=2, num_classes=5

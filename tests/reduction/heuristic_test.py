@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny import run_model
+from tiny import run_model, some_slow
 
 import evovit_jax
 from evovit_jax.reduction.base import Backbone
@@ -70,8 +70,11 @@ def test_taking_tokens_out_equals_masking_them(contiguous):
         assert out[1].features.shape[1] < masked[1].features.shape[1]
 
 
+NAMES = ["evo_deit_tiny_patch16_224", "lvvit_s"]
+
+
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("name", ["lvvit_s", "evo_deit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", some_slow(NAMES, NAMES[:1]))
 def test_the_innermost_patches_always_stay(name, masked):
     fields = {"contiguous": True, "locations": (1, 3), "min_radius": 0.1, "masked": masked}
     model = evovit_jax.create_model(

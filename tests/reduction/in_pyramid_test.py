@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from evovit_jax.reduction.base import AttentionView, Backbone
@@ -52,6 +53,7 @@ def test_dropped_tokens_come_back_as_they_left():
             )
 
 
+@pytest.mark.slow
 def test_merged_tokens_share_their_value_again():
     reducer = ToMe(PYRAMID, ToMeFields(r=(0, 3, 0, 0)), rngs=nnx.Rngs(0))
     tokens, sets = through_stage(reducer)

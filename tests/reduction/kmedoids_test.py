@@ -40,6 +40,7 @@ def test_equals_fitting_token_by_token(iterations):
         assert group[b].tolist() == want_group
 
 
+@pytest.mark.slow
 def test_a_medoid_is_in_its_own_cluster():
     x = jax.random.normal(jax.random.key(2), (2, 12, 4))
     medoids, group = fit(x, jnp.ones((2, 12)), jnp.tile(jnp.arange(4)[None], (2, 1)), 3)

@@ -52,6 +52,7 @@ def test_equals_merging_token_by_token(prefix, n, r):
         np.testing.assert_array_equal(merged.source[b], want_source)
 
 
+@pytest.mark.slow
 def test_sizes_are_the_counts_of_the_source_map_and_class_tokens_stay():
     x = jax.random.normal(jax.random.key(0), (2, 18, 4))
     tokens = start_tokens(x, prefix=2, grid=(4, 4))

@@ -37,6 +37,7 @@ def test_an_edge_weighs_similarity_information_and_size():
     assert found[0, 2, 7] == pytest.approx(float(want), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_both_ways_merge_r_and_no_token_is_lost():
     tokens, attention = tokens_of(2), jnp.ones((2, 13))
     method = reducer(r=5, tau_info=0, tau_size=0, pooling="size")
@@ -59,6 +60,7 @@ def test_ten_tokens_stay(r, left):
     assert [count.leaving for count in counts] == [13, left, left]
 
 
+@pytest.mark.slow
 def test_ahead_the_merged_tokens_attend_by_the_merged_map():
     tokens = tokens_of(3)
     weights = jax.nn.softmax(jax.random.normal(jax.random.key(4), (2, 2, 13, 13)), axis=-1)

@@ -3,7 +3,7 @@
 import jax
 import pytest
 from flax import nnx
-from tiny import run_model
+from tiny import run_model, some_slow
 
 from evovit_jax.models import abstract_model, create_model
 from evovit_jax.reduction import Backbone, create_reducer, token_counts
@@ -17,7 +17,10 @@ LEVIT = {
 }
 
 
-@pytest.mark.parametrize("reduction", ["evo,first_block=1", "evit,keep_rate=0.5"])
+SPECS = ["evit,keep_rate=0.5", "evo,first_block=1"]
+
+
+@pytest.mark.parametrize("reduction", some_slow(SPECS, SPECS[:1]))
 def test_they_are_those_of_the_networks_pass(reduction):
     model = create_model("evo_levit_128s", reduction, **LEVIT)
     counts = token_counts.count(model.reducer, (5, 5))

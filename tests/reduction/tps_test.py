@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from evovit_jax.reduction.tokens import start_tokens
 from evovit_jax.reduction.tps import squeeze, squeeze_masked
@@ -30,6 +31,7 @@ def test_what_leaves_is_squeezed_into_its_host():
     assert (tokens.source >= 0).all()
 
 
+@pytest.mark.slow
 def test_masked_only_what_leaves_now_is_squeezed():
     x = jax.random.normal(jax.random.key(1), (1, 8, 4))
     before = jnp.asarray([[1.0, 1, 1, 1, 1, 0, 0]])

@@ -17,7 +17,7 @@ FLAT = Backbone(4, (12,), (3,), (4, 4), 1, (4,))
 PYRAMID = Backbone(6, (16, 24, 32), (2, 2, 2), (4, 4), 1, (2, 2, 2), key_dim=8, stride=2)
 NETWORKS = {"flat": FLAT, "pyramid": PYRAMID}
 # A few of each kind in the quick run: a method is made some hundred times.
-QUICK = {"none", "evo", "tome", "dynamicvit", "diffrate", "shift"}
+QUICK = {"none", "evo", "dynamicvit", "diffrate"}
 METHODS = [
     pytest.param(method, network, marks=[] if method in QUICK else [pytest.mark.slow])
     for method in reduction.list_reductions()

@@ -69,6 +69,7 @@ def test_a_start_that_is_refused_leaves_the_run_as_it_was(tmp_path):
     assert not (other / config_file.FILE).exists()
 
 
+@pytest.mark.slow
 def test_an_average_of_little_else_than_the_start_is_said(tmp_path, capsys):
     loop.train_and_evaluate(tiny_config(ema__decay=0.999, ema__warmup=False), tmp_path)
     assert "will still hold 100% of the first values" in capsys.readouterr().out
@@ -95,6 +96,7 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path):
         loop.train_and_evaluate(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_weights_of_a_run_bring_its_settings(tmp_path):
     config = tiny_config(reduction="evo,representative_token=false")
     loop.train_and_evaluate(config, tmp_path)
@@ -106,6 +108,7 @@ def test_weights_of_a_run_bring_its_settings(tmp_path):
         assert model.reducer.fields.representative_token is False
 
 
+@pytest.mark.slow
 def test_a_reduction_goes_on_from_a_dense_run(tmp_path):
     loop.train_and_evaluate(tiny_config(reduction="none"), tmp_path / "dense")
     config = tiny_config(
@@ -119,6 +122,7 @@ def test_a_reduction_goes_on_from_a_dense_run(tmp_path):
     assert result.summary["step"] == 2
 
 
+@pytest.mark.slow
 def test_a_typo_in_a_resumed_run_changes_nothing(tmp_path):
     fields = {
         "reduction": "none",
@@ -136,6 +140,7 @@ def test_a_typo_in_a_resumed_run_changes_nothing(tmp_path):
         assert {path: path.read_bytes() for path in tmp_path.glob("*.json*")} == before
 
 
+@pytest.mark.slow
 def test_a_restored_run_shows_what_it_was_told_on_purpose(tmp_path):
     loop.train_and_evaluate(tiny_config(), tmp_path)
     found = prepare(weights=str(tmp_path), reduction="evo,representative_token=false")

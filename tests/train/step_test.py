@@ -86,6 +86,7 @@ def test_the_average_follows():
     assert state.evaluated() == (state.ema["params"], state.ema["stats"])
 
 
+@pytest.mark.slow
 def test_no_average_evaluates_the_parameters():
     state = take(make_run(ema__decay=0.0), 0)
     assert state.ema == {}

@@ -27,6 +27,7 @@ def test_gmacs_follow_the_phase():
     assert cost.gmacs(0) < utilisation.Cost(dense).gmacs(0)
 
 
+@pytest.mark.slow
 def test_a_keep_rate_that_falls_costs_less_and_less():
     fields = {"reduction": "evit,keep_rate=0.5", "keep_rate_warmup_steps": 8, "total_steps": 10}
     cost = utilisation.Cost(build(tiny_config(**fields), jax.devices()[:1]))
