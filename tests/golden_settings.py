@@ -179,8 +179,27 @@ def reducer_fields(given: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[st
     return fields
 
 
+# What the encoders' files call the keys that tokens are matched by.
+KEYS = {"keys after rotation": "keys", "keys before rotation": "raw_keys"}
+
+
+def own_reducer(reduction: Mapping[str, Any]) -> dict[str, Any]:
+    """The reduction that an output of an encoder's file names."""
+    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in reduction.items()}
+    if "metric" in fields:
+        fields["metric"] = KEYS[fields["metric"]]
+    return {"name": fields.pop("method"), **fields}
+
+
+def names_its_own(output: Mapping[str, Any]) -> bool:
+    """Whether an output has a reduction of its own, and not the file's with changes."""
+    return "method" in (output.get("reduction") or {})
+
+
 def reducer_of(meta: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:
     """The reduction of a file; a mapping as `create_model` takes it."""
+    if names_its_own(output):
+        return own_reducer(output["reduction"])
     dense = meta["method"] is None or output.get("reduction", {}) is None
     if dense or output.get("mode") == "eval, unpruned":
         return {"name": "none"}

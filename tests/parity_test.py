@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from golden_settings import reducer_fields, reducer_of
+from golden_settings import names_its_own, reducer_fields, reducer_of
 from PIL import Image
 
 from evovit_jax.data import randaugment
@@ -196,7 +196,7 @@ def computed(file: pathlib.Path, name: str) -> jax.Array:
     if output.get("mode") == "calibration":
         return calibrated(file, output, reducer)
     changes = {key: output[key] for key in ("selection", "tradeoff") if key in output}
-    if output.get("reduction"):
+    if output.get("reduction") and not names_its_own(output):
         changes |= reducer_fields(output["reduction"], meta)
     train = output.get("mode", "eval").startswith("train")
     variant = {key: output[key] for key in VARIANTS if key in output}

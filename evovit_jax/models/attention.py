@@ -43,11 +43,13 @@ def attend(
     if fused:
         row = None
         if "class_row" in request.needs:
-            row = _weights(q[:, :, :1], k, scale, None, None)[:, :, 0]
+            first = request.score == "class"
+            row = _weights(q[:, :, :1], k, scale, None, None) if first else None
+            row = _score_row(row, k, request)
         return _fused(q, k, v, scale), AttentionView(class_row=row, keys=keys, values=values)
     weights = _weights(q, k, scale, request.bias, request.normalise)
     view = AttentionView(
-        class_row=weights[:, :, 0] if "class_row" in request.needs else None,
+        class_row=_score_row(weights, k, request),
         weights=weights if "weights" in request.needs else None,
         keys=keys,
         values=values,
@@ -69,17 +71,49 @@ def attend_tokens_first(
     """
     keys = jnp.swapaxes(k, 1, 2) if "keys" in request.needs else None
     values = jnp.swapaxes(v, 1, 2) if "values" in request.needs else None
-    if request.normalise is None and "weights" not in request.needs:
+    if request.normalise is None and not shows_map(request):
         mixed = _softmax_product(q * scale, k, v, request.bias)
-        return mixed, AttentionView(keys=keys, values=values)
+        row = None if request.score == "class" else _score_row(None, keys_first(k), request)
+        return mixed, AttentionView(class_row=row, keys=keys, values=values)
     weights = (request.normalise or _softmax)(_logits(q * scale, k, request.bias))
     view = AttentionView(
-        class_row=weights[:, :, 0] if "class_row" in request.needs else None,
+        class_row=_score_row(weights, keys_first(k), request),
         weights=weights if "weights" in request.needs else None,
         keys=keys,
         values=values,
     )
     return _mixed(weights, v), view
+
+
+def keys_first(k: Float[Array, "b n h c"]) -> Float[Array, "b h n c"]:
+    """Heads before tokens."""
+    return jnp.swapaxes(k, 1, 2)
+
+
+def shows_map(request: AttentionRequest) -> bool:
+    """Whether somebody looks at more of the map than the class token's row."""
+    received = request.score == "received" and "class_row" in request.needs
+    return received or "weights" in request.needs
+
+
+def _score_row(
+    weights: Float[Array, "b h n m"] | None, k: Float[Array, "b h m c"], request: AttentionRequest
+) -> Float[Array, "b h m"] | None:
+    """The scores that were asked for; None where nobody did, or attention does not know them."""
+    if "class_row" not in request.needs:
+        return None
+    if request.score == "class":
+        return weights[:, :, 0]
+    if request.score == "received":
+        return weights.mean(axis=2)
+    if request.score == "key_norm":
+        return shares(jnp.linalg.norm(k.astype(jnp.float32), axis=-1))
+    return None
+
+
+def shares(x: Float[Array, "*b n"]) -> Float[Array, "*b n"]:
+    """Each of numbers that are not negative over their sum."""
+    return x / jnp.maximum(x.sum(axis=-1, keepdims=True), 1e-30)
 
 
 def _softmax(logits: Float[Array, "b h n m"]) -> Float[Array, "b h n m"]:
@@ -166,7 +200,7 @@ def can_fuse(
     Biases are left to matmuls: in training cuDNN's kernel refuses them at odd numbers of tokens,
     and gives them gradients only in batches of one image.
     """
-    unseen = "weights" not in request.needs
+    unseen = not shows_map(request)
     plain = request.bias is None and request.normalise is None
     return unseen and plain and q.shape[-1] == v.shape[-1]
 

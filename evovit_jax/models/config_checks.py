@@ -19,11 +19,13 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 def check_fields(config: Any) -> None:
     """Checks the fields of a model's `Config` that mean the same in all of them.
 
+    A config with other words for some of them, or with more of such fields, has these in `choices`.
+
     Raises:
       UserError: a count is not a whole number from 1 (classes: from 0), a choice is unknown, or
         stochastic depth is outside [0, 1).
     """
-    for name, known in CHOICES.items():
+    for name, known in {**CHOICES, **getattr(config, "choices", {})}.items():
         value = getattr(config, name, known[0])
         if value not in known:
             raise UserError(f"{name} must be one of {known}, got {value!r}")

@@ -1,17 +1,18 @@
 """What the backbones share: attention, feed-forward, residuals, patches, positions, pooling."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, BFloat16, Float, Key
+from jaxtyping import Array, Float, Key
 
 from evovit_jax.errors import UserError
 from evovit_jax.hardware.platforms import by_platform
+from evovit_jax.models.activations import ACTIVATIONS
 from evovit_jax.models.attention import attend, attend_tokens_first, attention_weights
+from evovit_jax.models.rotary import Rotation, turned
 from evovit_jax.reduction.base import AttentionRequest, AttentionView
 from evovit_jax.reduction.tokens import TokenSet
 
@@ -21,35 +22,6 @@ REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 truncated_normal = nnx.initializers.truncated_normal(stddev=0.02)
-
-
-# Without what it computed on the way: the backward pass computes that again from its input.
-gelu_erf = jax.checkpoint(functools.partial(jax.nn.gelu, approximate=False))
-# u(x) = x (a + b x^2 + c x^4), fitted for 0.5 (1 + tanh(u)) to be the normal distribution function
-# within 2.6e-5 for x^2 up to 36, from where on both are 0 or 1.
-GELU_TANH = (0.7975077883222883, 0.03700571944886032, -0.00035152677734300773)
-
-
-def gelu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """The exact (erf) GELU, as in every published ViT; in bfloat16 on a TPU exact to its rounding.
-
-    The backward pass keeps `x` alone: what else it needs is cheaper computed than stored.
-    """
-    if x.dtype != jnp.bfloat16:
-        return gelu_erf(x)
-    return by_platform(tpu=gelu_bfloat16, default=gelu_erf)(x)
-
-
-def gelu_bfloat16(x: BFloat16[Array, "*n"]) -> BFloat16[Array, "*n"]:
-    """GELU by the hyperbolic tangent of a polynomial, within 2.6e-5: erf takes a TPU twice as long.
-
-    That is under half a unit in the last place of any bfloat16 result above 0.01.
-    """
-    wide = x.astype(jnp.float32)
-    square = jnp.minimum(wide * wide, 36.0)
-    a, b, c = GELU_TANH
-    inner = wide * (a + square * (b + square * c))
-    return (0.5 * wide * (1 + jnp.tanh(inner))).astype(x.dtype)
 
 
 def drop_path(
@@ -108,42 +80,54 @@ class Attention(nnx.Module):
         self.proj = nnx.Linear(dim, dim, **settings)
 
     def __call__(
-        self, x: Float[Array, "b n d"], request: AttentionRequest
+        self,
+        x: Float[Array, "b n d"],
+        request: AttentionRequest,
+        rotation: Rotation | None = None,
     ) -> tuple[Float[Array, "b n d"], AttentionView]:
         """Attention over all tokens, and what `request` asks to see of it.
 
-        Of a request that looks ahead the map alone is computed, and `x` is returned.
+        Of a request that looks ahead the map alone is computed, and `x` is returned. Queries and
+        keys are turned by `rotation`, where there is one.
         """
         x = x if request.edit is None else request.edit(x)
         if request.look_ahead is not None:
-            q, k = self._project(x, slice(0, 2))
+            q, k = (turned(a, rotation) for a in self._project(x, slice(0, 2)))
             return x, AttentionView(weights=attention_weights(q, k, self.scale, request))
         if request.weights is not None:
             (v,) = self._project(x, slice(2, 3))
             mixed, view = self._joined(request.weights.astype(v.dtype) @ v), AttentionView()
         else:
-            mixed, view = self._attend(x, request)
+            mixed, view = self._attend(x, request, rotation)
         if "inputs" in request.needs:
             view = dataclasses.replace(view, inputs=x)
         return mixed, view
 
     def _attend(
-        self, x: Float[Array, "b n d"], request: AttentionRequest
+        self, x: Float[Array, "b n d"], request: AttentionRequest, rotation: Rotation | None
     ) -> tuple[Float[Array, "b n d"], AttentionView]:
         """Attention as it suits the platform that it is compiled for."""
 
         def of_one_product(x: Float[Array, "b n d"]) -> tuple[Array, AttentionView]:
             q, k, v = self._project(x, slice(0, 3))
+            raw = k if "raw_keys" in request.needs else None
+            q, k = turned(q, rotation), turned(k, rotation)
             mixed, view = attend(q, k, v, scale=self.scale, request=request, kernel=self.kernel)
-            return self._joined(mixed), view
+            return self._joined(mixed), dataclasses.replace(view, raw_keys=raw)
 
         def of_three_products(x: Float[Array, "b n d"]) -> tuple[Array, AttentionView]:
             q, k, v = project_heads(self.qkv, x, 3, self.heads)
+            raw = jnp.swapaxes(k, 1, 2) if "raw_keys" in request.needs else None
+            q, k = (turned(a, rotation, tokens_first=True) for a in (q, k))
             mixed, view = attend_tokens_first(q, k, v, scale=self.scale, request=request)
-            if "class_row" in request.needs and view.class_row is None:
-                row = class_row(self.qkv, x, self.heads, request.bias)
+            wants_row = "class_row" in request.needs and request.score == "class"
+            if wants_row and view.class_row is None:
+                if rotation is None:
+                    row = class_row(self.qkv, x, self.heads, request.bias)
+                else:
+                    row = class_row_of(q, k, self.scale, request.bias)
                 view = dataclasses.replace(view, class_row=row)
-            return join_heads(self.proj, mixed), view
+            return join_heads(self.proj, mixed), dataclasses.replace(view, raw_keys=raw)
 
         return by_platform(tpu=of_three_products, default=of_one_product)(x)
 
@@ -210,6 +194,16 @@ def class_row(
     return jax.nn.softmax(logits, axis=-1)
 
 
+def class_row_of(
+    q: Float[Array, "b n h c"], k: Float[Array, "b n h c"], scale: float, bias: Array | None
+) -> Float[Array, "b h n"]:
+    """The class token's attention weights, float32, one query against all keys."""
+    logits = jnp.einsum("bhc,bnhc->bhn", q[:, 0] * scale, k, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = logits + jnp.broadcast_to(bias[:, :, 0], logits.shape)
+    return jax.nn.softmax(logits, axis=-1)
+
+
 def join_heads(linear: nnx.Linear, x: Float[Array, "b n h c"]) -> Float[Array, "b n d"]:
     """`linear` of the heads of each token beside one another, as one product from the heads."""
     kernel = linear.kernel[...].astype(linear.dtype).reshape(*x.shape[2:], -1)
@@ -218,16 +212,25 @@ def join_heads(linear: nnx.Linear, x: Float[Array, "b n h c"]) -> Float[Array, "
 
 
 class Mlp(nnx.Module):
-    """Two linear layers with GELU between them."""
+    """Two linear layers with an activation between them, GELU by default."""
 
-    def __init__(self, dim: int, hidden: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        *,
+        dtype: jnp.dtype,
+        activation: str = "gelu",
+        rngs: nnx.Rngs,
+    ):
+        self.activation = activation
         settings = {"kernel_init": truncated_normal, "dtype": dtype, "rngs": rngs}
         self.fc1 = nnx.Linear(dim, hidden, **settings)
         self.fc2 = nnx.Linear(hidden, dim, **settings)
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         """The MLP of each token on its own."""
-        return self.fc2(gelu(self.fc1(x)))
+        return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
 
 
 class LayerScale(nnx.Module):
@@ -273,12 +276,20 @@ class PatchEmbed(nnx.Module):
     """Non-overlapping patches through one linear map, a convolution whose stride is its kernel."""
 
     def __init__(
-        self, patch_size: int, channels: int, dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
+        self,
+        patch_size: int,
+        channels: int,
+        dim: int,
+        *,
+        bias: bool = True,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
     ):
         self.patch_size = patch_size
         self.proj = nnx.Linear(
             patch_size * patch_size * channels,
             dim,
+            use_bias=bias,
             kernel_init=nnx.initializers.lecun_normal(),
             dtype=dtype,
             rngs=rngs,
@@ -307,20 +318,12 @@ class PatchEmbed(nnx.Module):
             x = jax.lax.conv_general_dilated(
                 images.astype(dtype), kernel, (p, p), "VALID", dimension_numbers=LAYOUT
             )
-            return x.reshape(b, rows * columns, -1) + self.proj.bias[...].astype(dtype)[None, None]
+            x = x.reshape(b, rows * columns, -1)
+            if self.proj.bias is None:
+                return x
+            return x + self.proj.bias[...].astype(dtype)[None, None]
 
         return by_platform(tpu=as_convolution, default=as_product)(images)
-
-
-def resize_positions(
-    positions: Float[Array, "1 n d"], old: tuple[int, int], new: tuple[int, int]
-) -> Float[Array, "1 m d"]:
-    """Learned positions of a grid, bicubically interpolated to another grid."""
-    if old == new:
-        return positions
-    grid = positions.reshape(1, *old, -1)
-    grid = jax.image.resize(grid, (1, *new, grid.shape[-1]), "bicubic", antialias=True)
-    return grid.reshape(1, new[0] * new[1], -1)
 
 
 def as_float32(x: Float[Array, "*n"]) -> Float[Array, "*n"]:

@@ -17,12 +17,8 @@ from evovit_jax.errors import UserError
 from evovit_jax.models.attention import attend
 from evovit_jax.models.batch_norm import LinearNorm
 from evovit_jax.models.config_checks import check_fields
-from evovit_jax.models.layers import (
-    REMAT_POLICIES,
-    add_branch,
-    resize_positions,
-    truncated_normal,
-)
+from evovit_jax.models.layers import REMAT_POLICIES, add_branch, truncated_normal
+from evovit_jax.models.positions import resize_positions
 from evovit_jax.reduction.base import AttentionRequest, AttentionView
 from evovit_jax.reduction.tokens import TokenSet
 

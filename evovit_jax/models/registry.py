@@ -14,9 +14,24 @@ from evovit_jax.reduction import Reducer, resolve
 from evovit_jax.reduction.typed_fields import plain
 
 # Modules of this package with a table `MODELS: dict[str, Entry]`; one backbone a file.
-MODULES = ("vit_in21k", "deit", "deit3", "levit", "lvvit", "regnet")
+MODULES = (
+    "vit_in21k",
+    "deit",
+    "deit3",
+    "levit",
+    "lvvit",
+    "regnet",
+    "dinov2",
+    "dinov3",
+    "siglip",
+    "clip",
+    "perception_encoder",
+    "mae",
+)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Mean and standard deviation under which images are in [-1, 1].
+INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +56,16 @@ class EvalTransform:
         """The same crop fraction at another image size, rounded down as DeiT's authors do."""
         resize = self.resize * image_size // self.image_size
         return dataclasses.replace(self, image_size=image_size, resize=resize)
+
+
+def at_crop(
+    image_size: int,
+    crop: float,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+) -> EvalTransform:
+    """The bicubic transform of timm's crop fraction, which it rounds down."""
+    return EvalTransform(image_size, int(image_size / crop), mean=mean, std=std)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,11 +137,18 @@ def list_models(pattern: str = "*") -> list[str]:
 def model_entry(name: str) -> Entry:
     """The row of a model.
 
+    Args:
+      name: as `list_models()` has it; or without the tag of its weights, for the first of the rows
+        that differ in it, as in timm; or with the tag where the list has none.
+
     Raises:
       UserError: for an unknown name.
     """
     table = model_table()
     if name not in table:
+        for known, entry in table.items():
+            if known.startswith(f"{name}.") or entry.weights == f"hf://timm/{name}":
+                return entry
         close = close_names(name, list(table))
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise UserError(f"unknown model {name!r}; {hint}python -m evovit_jax.models lists them all")

@@ -26,7 +26,7 @@ class TokenModel(nnx.Module):
       Config: the dataclass of the settings.
       smoke: settings of the smallest sensible network, to try things out.
       config: the settings.
-      prefix: number of class tokens.
+      prefix: number of class tokens and registers.
       grid: (rows, columns) of patch tokens that it was made for.
       patch_embed: whose `grid(height, width)` is that of other images.
       stages: the blocks of each stage; one stage in a flat network.
@@ -72,19 +72,23 @@ class TokenModel(nnx.Module):
           reduction: settings of the reducer for this pass, by field.
         """
         reducer = self.reducer.override(**(reduction or {}))
+        grid = self.patch_embed.grid(*images.shape[1:3])
         tokens = start_tokens(
             self.embed(images, train=train),
             prefix=self.prefix,
-            grid=self.patch_embed.grid(*images.shape[1:3]),
+            grid=grid,
             train=train,
             key=key,
+            places=reducer.backbone.rotary,
         )
         walked = walk(self.stages, tokens, reducer, self.downsamples)
-        logits, out = self.classify(walked.tokens)
+        logits, out = self.classify(reducer.as_pooled(walked.tokens))
         return logits, dataclasses.replace(
             out,
             token_maps=walked.token_maps,
             aux_logits=out.aux_logits | reducer.aux_logits(walked.tokens) if train else {},
             losses=reducer.losses(walked.tokens) if train else {},
             aux={**out.aux, **reducer.aux(walked.tokens)},
+            prefix=self.prefix,
+            grid=grid,
         )

@@ -5,7 +5,7 @@ import math
 
 from evovit_jax.errors import UserError
 from evovit_jax.reduction import base
-from evovit_jax.reduction.base import Backbone, Reducer, check_blocks, check_rate
+from evovit_jax.reduction.base import Backbone, Reducer, check_blocks, check_rate, check_score
 from evovit_jax.reduction.schedule import KEEP_RATE
 from evovit_jax.reduction.tokens import TokenSet
 
@@ -55,6 +55,23 @@ class LocatedFields(base.Fields):
     def rate(self, location: int) -> float:
         """The keep rate at location number `location` (0 the first)."""
         return self.keep_rate[location] if isinstance(self.keep_rate, tuple) else self.keep_rate
+
+
+@dataclasses.dataclass(frozen=True)
+class RankedFields(LocatedFields):
+    """Settings of a method that ranks tokens by class attention, or by what stands in its place.
+
+    Attributes:
+      score: what tokens are ranked by: "class", "received", "map", "key_norm" or "shift"
+        (`AttentionRequest.score`), as far as the network has it; by default the network's first.
+    """
+
+    score: str | None = None
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuses locations, keep rates and a score that do not fit the network."""
+        super().check(backbone)
+        check_score(self.score, backbone)
 
 
 class Located(Reducer):

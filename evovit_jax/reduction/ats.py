@@ -16,12 +16,14 @@ come first, in their order; the places that are over are masked from then on, in
 pooling. So on a device that computes in batches the time is that of the static maximum.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from evovit_jax.parallel.per_device import per_device
-from evovit_jax.reduction.at_locations import Located
+from evovit_jax.reduction.at_locations import Located, RankedFields
 from evovit_jax.reduction.base import AttentionRequest, AttentionView, key_mask
 from evovit_jax.reduction.tokens import TokenSet, keep, mask_out, membership
 
@@ -29,6 +31,7 @@ from evovit_jax.reduction.tokens import TokenSet, keep, mask_out, membership
 class ATS(Located):
     """Adaptive sampling by class attention and value lengths."""
 
+    Fields = RankedFields
     needs_class_token = True
 
     def points(self, location: int, tokens: TokenSet) -> Float[np.ndarray, " m"]:
@@ -44,7 +47,7 @@ class ATS(Located):
         """Class attention and values where tokens are sampled; the mask once there is one."""
         needs = {"class_row", "values"} if self.reduces(block, tokens) else ()
         bias = None if tokens.mask is None else key_mask(tokens.mask)
-        return AttentionRequest(needs=frozenset(needs), bias=bias)
+        return dataclasses.replace(self.class_row(), needs=frozenset(needs), bias=bias)
 
     def after_attention(self, block: int, tokens: TokenSet, attention: AttentionView) -> TokenSet:
         """Keeps the sampled tokens."""

@@ -30,11 +30,14 @@ class Backbone:
       dim: width of the tokens in each stage.
       heads: attention heads of each stage's blocks.
       grid: (rows, columns) of patch tokens that the backbone was made for; a call may have more.
-      prefix: number of class tokens.
+      prefix: number of class tokens and registers.
       stage_depths: blocks of each stage; one entry in a flat network.
       key_dim: width of a head's keys; None for the tokens' width over the number of heads.
       classes: size of the network's logits.
       stride: every how many rows and columns of a pyramid's stage the next one has.
+      rotary: whether attention asks for the place of each token in every block.
+      scores: what its attention can rank tokens by (`AttentionRequest.score`), the default first;
+        None for the attention of its class token, if it has one.
     """
 
     depth: int
@@ -46,6 +49,15 @@ class Backbone:
     key_dim: int | None = None
     classes: int = 1
     stride: int = 1
+    rotary: bool = False
+    scores: tuple[str, ...] | None = None
+
+    @property
+    def ranking(self) -> tuple[str, ...]:
+        """What tokens can be ranked by, the default first."""
+        if self.scores is None:
+            return ("class",) if self.prefix else ()
+        return self.scores
 
     @property
     def key_dims(self) -> tuple[int, ...]:
@@ -77,8 +89,8 @@ class AttentionRequest:
     """What a reducer wants of one block's attention.
 
     Attributes:
-      needs: any of "class_row", "weights", "keys", "values", "inputs"; a block of which nothing is
-        asked may use a fused kernel.
+      needs: any of "class_row", "weights", "keys", "raw_keys", "values", "inputs"; a block of which
+        nothing is asked may use a fused kernel.
       bias: float32, added to the attention logits; broadcasts to `[b, h, q, k]`, q and k the
         numbers of queries and keys (the same in a block).
       normalise: replaces the softmax: float32 logits `[b, h, q, k]` to weights of that shape.
@@ -87,6 +99,11 @@ class AttentionRequest:
       look_ahead: for methods that change the tokens before their own attention adds to them: of
         the set and of the map under `bias`, the set that goes on and the request under which it
         attends. This and the last two are for flat networks only.
+      score: what "class_row" is to show; a network without a class token has other scores, all of
+        them shares of the tokens. "class" is the class token's attention; "received" the attention
+        that a token receives, the mean over queries; "map" the attention of the network's pooling
+        head to the tokens after the block's attention; "key_norm" the length of its keys; "shift"
+        the length of what the block's attention adds to it. One of `Backbone.ranking`.
     """
 
     needs: frozenset[str] = frozenset()
@@ -97,6 +114,7 @@ class AttentionRequest:
     look_ahead: (
         Callable[[TokenSet, "AttentionView"], tuple[TokenSet, "AttentionRequest"]] | None
     ) = None
+    score: str = "class"
 
 
 NOTHING_ASKED = AttentionRequest()
@@ -110,7 +128,7 @@ def key_mask(mask: Bool[Array, "b n"]) -> Float[Array, "b 1 1 n"]:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["class_row", "weights", "keys", "values", "inputs"],
+    data_fields=["class_row", "weights", "keys", "values", "inputs", "raw_keys"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +136,13 @@ class AttentionView:
     """What a reducer asked to see of one block's attention; None where it did not ask.
 
     Attributes:
-      class_row: float32 `[b, h, n]`, the (first) class token's weights over all tokens.
+      class_row: float32 `[b, h, n]`, the (first) class token's weights over all tokens, or what
+        else the request has as its `score`; that may have one head.
       weights: float32 `[b, h, q, n]`, rows are queries and sum to 1.
       keys: `[b, h, n, c]`.
       values: `[b, h, n, c]`.
       inputs: `[b, n, d]`, the normalised tokens that queries, keys and values are made of.
+      raw_keys: `[b, h, n, c]`, keys before rotary positions turn them.
     """
 
     class_row: Float[Array, "b h n"] | None = None
@@ -130,9 +150,10 @@ class AttentionView:
     keys: Float[Array, "b h n c"] | None = None
     values: Float[Array, "b h n v"] | None = None
     inputs: Float[Array, "b n d"] | None = None
+    raw_keys: Float[Array, "b h n c"] | None = None
 
     def patch_scores(self, prefix: int) -> Float[Array, "b p"]:
-        """Class attention to the patch tokens, the mean over heads; float32 `[b, n - prefix]`."""
+        """The class row of the patch tokens, the mean over heads; float32 `[b, n - prefix]`."""
         return self.class_row[:, :, prefix:].mean(axis=1)
 
 
@@ -157,8 +178,11 @@ class Reducer(nnx.Module):
     Fields = Fields
     # What to tell someone who asks for it in a pyramid; None where the method works in one.
     not_in_pyramids: str | None = "it is defined for networks that keep their resolution"
-    # Whether it looks at the class token's attention.
+    # Whether it looks at the class token's attention, or at the score in its place where it has a
+    # field of that name.
     needs_class_token = False
+    # Whether each token that it makes has the place of an input token, or none on purpose.
+    keeps_places = True
     # Names of what `losses` and `aux_logits` return, and of `teacher_losses`: the losses against a
     # teacher, the network without reduction, that its published recipe has.
     loss_names: tuple[str, ...] = ()
@@ -182,10 +206,17 @@ class Reducer(nnx.Module):
                 f"reduction {type(self).__name__} does not run inside a pyramid network: "
                 f"{self.not_in_pyramids}"
             )
-        if self.needs_class_token and not backbone.prefix:
+        has_score = backbone.ranking if hasattr(fields, "score") else "class" in backbone.ranking
+        if self.needs_class_token and not has_score:
             raise UserError(
                 f"reduction {type(self).__name__} ranks tokens by class attention, and this "
                 "network has no class token"
+            )
+        if backbone.rotary and not self.keeps_places:
+            raise UserError(
+                f"reduction {type(self).__name__} mixes tokens into ones that have no place, and "
+                "this network turns queries and keys by their places (rotary positions); use one "
+                "that keeps or merges tokens, such as tome or topk"
             )
         fields.check(backbone)
         self.backbone = backbone
@@ -224,6 +255,11 @@ class Reducer(nnx.Module):
         other = nnx.merge(graphdef, state)
         other.fields = fields
         return other
+
+    def class_row(self) -> AttentionRequest:
+        """What asks for the scores of tokens: class attention, or what stands in its place."""
+        score = getattr(self.fields, "score", None) or self.backbone.ranking[0]
+        return dataclasses.replace(CLASS_ROW, score=score)
 
     def start(self, tokens: TokenSet) -> TokenSet:
         """Called once, before the first block."""
@@ -268,6 +304,10 @@ class Reducer(nnx.Module):
 
     def finish(self, tokens: TokenSet) -> TokenSet:
         """Called once, after the last block, before the final norm."""
+        return tokens
+
+    def as_pooled(self, tokens: TokenSet) -> TokenSet:
+        """The finished set as the last norm, the pooling and the heads see it."""
         return tokens
 
     def losses(self, tokens: TokenSet) -> dict[str, Float[Array, ""]]:
@@ -333,3 +373,12 @@ def check_choice(name: str, value: str, known: Sequence[str]) -> None:
     """Raises UserError unless `value` is one of the `known` words."""
     if value not in known:
         raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def check_score(score: str | None, backbone: Backbone) -> None:
+    """Raises UserError unless `score` is None or one that the network's attention can give."""
+    if score is not None and score not in backbone.ranking:
+        raise UserError(
+            f"score {score!r} is not to be had in this network: it has "
+            f"{', '.join(backbone.ranking) or 'none'}"
+        )

@@ -159,7 +159,8 @@ class Cropr(Reducer):
         x = jnp.concatenate([tokens.x, *(x for x, _ in so_far.left)], axis=1)
         inputs = jnp.concatenate([so_far.inputs, *(index for _, index in so_far.left)], axis=1)
         source = scatter_set(jnp.zeros_like(inputs), inputs, places(x))
-        return tokens.replace(x=x, source=source)
+        place = None if tokens.place is None else inputs
+        return tokens.replace(x=x, source=source, place=place)
 
     def aux_logits(self, tokens: TokenSet) -> dict[str, Float[Array, "b k"]]:
         """`cropr_0`, `cropr_1`, ..., of each block's classifier."""

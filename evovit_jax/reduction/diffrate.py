@@ -27,7 +27,13 @@ import numpy as np
 
 from evovit_jax.errors import UserError, suggestion
 from evovit_jax.reduction import base
-from evovit_jax.reduction.base import CLASS_ROW, AttentionRequest, AttentionView, Backbone, Reducer
+from evovit_jax.reduction.base import (
+    AttentionRequest,
+    AttentionView,
+    Backbone,
+    Reducer,
+    check_score,
+)
 from evovit_jax.reduction.diffrate_tables import TABLES
 from evovit_jax.reduction.matching import (
     added_sizes,
@@ -53,12 +59,14 @@ class DiffRateFields(base.Fields):
       prune_kept: instead: how many tokens, the class token counted, pruning leaves in each block.
       merge_kept: with it: how many of these merging leaves; by default all.
       proportional_attention: whether attention counts a token by its size.
+      score: what tokens are ranked by (`AttentionRequest.score`); by default the network's first.
     """
 
     rates: str | None = None
     prune_kept: tuple[int, ...] | None = None
     merge_kept: tuple[int, ...] | None = None
     proportional_attention: bool = True
+    score: str | None = None
 
     def __post_init__(self):
         if self.rates is not None and self.rates not in TABLES:
@@ -84,7 +92,8 @@ class DiffRateFields(base.Fields):
         return self.prune_kept, self.merge_kept or self.prune_kept
 
     def check(self, backbone: Backbone) -> None:
-        """Refuses rates that are not one a block."""
+        """Refuses rates that are not one a block, and a score that is not to be had."""
+        check_score(self.score, backbone)
         given = self.prune_kept if self.rates is None else TABLES[self.rates][0]
         if given is not None and len(given) != backbone.depth:
             name = self.rates or "prune_kept"
@@ -113,10 +122,10 @@ class DiffRate(Reducer):
         """Class attention in every block, in proportion to sizes."""
         del block
         if tokens.sizes is None or not self.fields.proportional_attention:
-            return CLASS_ROW
+            return self.class_row()
         # A token that is opposite to what it merges into has a negative size: nobody sees it.
         bias = jnp.log(jnp.maximum(tokens.sizes, 1e-6))[:, None, None]
-        return dataclasses.replace(CLASS_ROW, bias=bias)
+        return dataclasses.replace(self.class_row(), bias=bias)
 
     def after_attention(self, block: int, tokens: TokenSet, attention: AttentionView) -> TokenSet:
         """Orders the tokens, drops the last, and merges the last that are left."""
@@ -142,4 +151,5 @@ def merge_last(tokens: TokenSet, count: int) -> TokenSet:
         [tokens.sizes[:, : prefix + count], tokens.sizes[:, prefix + count :] * edges.score], axis=1
     )
     sizes = added_sizes(sizes, merge)
-    return tokens.replace(x=x, sizes=sizes, source=moved(tokens, merge))
+    place = tokens.places_at(merge.kept)
+    return tokens.replace(x=x, sizes=sizes, source=moved(tokens, merge), place=place)

@@ -72,6 +72,7 @@ class DPCKNN(Located):
     """Density-peak clustering."""
 
     Fields = DPCKNNFields
+    keeps_places = False
     fixed_fields = ("locations", "equal_weight")
 
     def __init__(self, backbone: Backbone, fields: DPCKNNFields, *, rngs: nnx.Rngs):

@@ -124,4 +124,5 @@ def merge_softly(tokens: TokenSet, metric: Float[Array, "b n c"], r: int) -> Tok
         x=jnp.concatenate(values, axis=1).astype(tokens.x.dtype),
         sizes=jnp.concatenate(sizes, axis=1),
         source=follow(tokens.source, moves),
+        place=tokens.places_at(kept),
     )

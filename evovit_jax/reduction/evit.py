@@ -25,9 +25,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from evovit_jax.errors import UserError
-from evovit_jax.reduction.at_locations import LocatedFields
+from evovit_jax.reduction.at_locations import RankedFields
 from evovit_jax.reduction.base import (
-    CLASS_ROW,
     NOTHING_ASKED,
     AttentionRequest,
     AttentionView,
@@ -46,8 +45,8 @@ from evovit_jax.reduction.tokens import (
 
 
 @dataclasses.dataclass(frozen=True)
-class EViTFields(LocatedFields):
-    """Settings of EViT beside those of `LocatedFields`.
+class EViTFields(RankedFields):
+    """Settings of EViT beside those of `RankedFields`.
 
     Attributes:
       fuse: whether the tokens that leave go on as one.
@@ -77,7 +76,7 @@ class EViT(WithinStages):
 
     def attention_request(self, block: int, tokens: TokenSet) -> AttentionRequest:
         """Class attention where tokens leave."""
-        return CLASS_ROW if self.reduces(block, tokens) else NOTHING_ASKED
+        return self.class_row() if self.reduces(block, tokens) else NOTHING_ASKED
 
     def reduce(self, block: int, tokens: TokenSet, attention: AttentionView) -> TokenSet:
         """Keeps the attentive tokens, and fuses the others or drops them."""
@@ -105,4 +104,5 @@ def fuse(tokens: TokenSet, index: Int[Array, "b k"], scores: Float[Array, "b p"]
     return tokens.replace(
         x=jnp.concatenate([gather(tokens.x, whole), fused[:, None]], axis=1),
         source=follow(tokens.source, moves),
+        place=tokens.places_at(whole, new=1),
     )

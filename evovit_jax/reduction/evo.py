@@ -22,7 +22,6 @@ from jaxtyping import Array, Bool, Float, Int
 from evovit_jax.errors import UserError
 from evovit_jax.reduction import base
 from evovit_jax.reduction.base import (
-    CLASS_ROW,
     NOTHING_ASKED,
     AttentionRequest,
     AttentionView,
@@ -30,6 +29,7 @@ from evovit_jax.reduction.base import (
     Reducer,
     check_blocks,
     check_rate,
+    check_score,
 )
 from evovit_jax.reduction.schedule import KEEP_RATE, Changes, Timeline
 from evovit_jax.reduction.tokens import (
@@ -100,11 +100,14 @@ class EvoFields(SlowFastFields):
         `first_block` on (4 and 8 in a network of 12 blocks).
       average_from: the block at which averaging starts, in those before it the score is that
         block's class attention; by default `first_block`, as the official DeiT code does.
+      score: what stands for class attention (`AttentionRequest.score`); by default the network's
+        first.
     """
 
     first_block: int | None = None
     stages: tuple[int, ...] | None = None
     average_from: int | None = None
+    score: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -113,6 +116,7 @@ class EvoFields(SlowFastFields):
 
     def check(self, backbone: Backbone) -> None:
         """Refuses stages that do not fit the network, and keep rates that do not fit these."""
+        check_score(self.score, backbone)
         starts = self.stage_starts(backbone.depth)
         check_blocks("evo stages", starts, backbone.depth)
         self.check_rates(len(starts))
@@ -140,6 +144,7 @@ class Waiting:
       scores: float32 `[b, p]` of all patch tokens.
       index: int32 `[b, k]`, which tokens of `x` are on the slow path, in its order.
       source: the source map of the full set.
+      place: the full set's, where places are kept track of.
       entered: `[b, 1, d]`, the representative token as it entered; None without one.
     """
 
@@ -147,6 +152,7 @@ class Waiting:
     scores: Float[Array, "b p"]
     index: Int[Array, "b k"]
     source: Int[Array, "b N"]
+    place: Int[Array, "b n"] | None
     entered: Float[Array, "b 1 d"] | None
 
 
@@ -223,7 +229,7 @@ class SlowFast(Reducer):
     def attention_request(self, block: int, tokens: TokenSet) -> AttentionRequest:
         """Class attention, in every block that a later selection depends on."""
         del tokens
-        return CLASS_ROW if self.selects_after(block) else NOTHING_ASKED
+        return self.class_row() if self.selects_after(block) else NOTHING_ASKED
 
     def after_attention(self, block: int, tokens: TokenSet, attention: AttentionView) -> TokenSet:
         """Moves the scores of the tokens on the slow path towards their class attention."""
@@ -247,6 +253,7 @@ class Evo(SlowFast):
     """Slow-fast token evolution in a flat network."""
 
     Fields = EvoFields
+    needs_class_token = True
 
     def weight(self, block: int) -> float:
         """`alpha` once averaging has started, before that 1: the scores are replaced."""
@@ -299,9 +306,12 @@ def enter_slow_path(tokens: TokenSet, count: int, *, block: int, fast_update: bo
     else:
         slow = gather(tokens.x, whole)
     moves = kept_moves(whole, n, elsewhere=elsewhere)
-    full = Waiting(tokens.x, tokens.scores, whole, tokens.source, entered)
+    full = Waiting(tokens.x, tokens.scores, whole, tokens.source, tokens.place, entered)
     return tokens.replace(
-        x=slow, scores=slow_scores, source=follow(tokens.source, moves)
+        x=slow,
+        scores=slow_scores,
+        source=follow(tokens.source, moves),
+        place=tokens.places_at(whole, new=int(fast_update)),
     ).put_aside(waiting=full)
 
 
@@ -317,4 +327,5 @@ def leave_slow_path(tokens: TokenSet) -> TokenSet:
     ahead = ((0, 0), (prefix, 0))
     scores = scatter_set(jnp.pad(full.scores, ahead), full.index, jnp.pad(tokens.scores, ahead))
     scores = scores[:, prefix:]
-    return tokens.replace(x=x, scores=scores, source=full.source).put_aside(waiting=None)
+    tokens = tokens.replace(x=x, scores=scores, source=full.source, place=full.place)
+    return tokens.put_aside(waiting=None)

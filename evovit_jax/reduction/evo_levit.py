@@ -17,7 +17,6 @@ from jaxtyping import Array, Float
 
 from evovit_jax.errors import UserError
 from evovit_jax.reduction.base import (
-    CLASS_ROW,
     NOTHING_ASKED,
     AttentionRequest,
     AttentionView,
@@ -100,7 +99,7 @@ class EvoPyramid(SlowFast):
         """Class attention, where a later stage selects."""
         del tokens
         last = self.backbone.stage_starts[stage + 1] - 1
-        return CLASS_ROW if self.selects_after(last) else NOTHING_ASKED
+        return self.class_row() if self.selects_after(last) else NOTHING_ASKED
 
     def subsample(
         self, tokens: TokenSet, attention: AttentionView, stride: int, *, stage: int

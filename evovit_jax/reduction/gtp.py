@@ -180,6 +180,7 @@ def with_mean(tokens: TokenSet, stay: Array, leave: Array) -> TokenSet:
     return tokens.replace(
         x=jnp.concatenate([gather(tokens.x, whole), mean], axis=1),
         source=follow(tokens.source, moves),
+        place=tokens.places_at(whole, new=1),
     )
 
 

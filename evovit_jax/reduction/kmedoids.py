@@ -36,6 +36,7 @@ from evovit_jax.reduction.tokens import (
     pairwise_distances,
     regroup,
     top_k,
+    with_prefix,
 )
 
 
@@ -93,7 +94,8 @@ class KMedoids(Located):
             spread = jnp.arange(count, dtype=jnp.int32) * tokens.patches // count
             first = jnp.broadcast_to(spread, (patches.shape[0], count))
         medoids, group = fit(patches.astype(jnp.float32), weights, first, self.fields.iterations)
-        return regroup(tokens, gather(patches, medoids), group).replace(scores=None)
+        place = tokens.places_at(with_prefix(medoids, tokens.prefix))
+        return regroup(tokens, gather(patches, medoids), group).replace(scores=None, place=place)
 
 
 def fit(

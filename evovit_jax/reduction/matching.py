@@ -154,12 +154,15 @@ def merge_tail(x: Float[Array, "b n d"], edges: Edges, untouched: int) -> Merge:
     )
 
 
-def bipartite(metric: Float[Array, "b n c"], r: int, prefix: int) -> Merge:
+def bipartite(
+    metric: Float[Array, "b n c"], r: int, prefix: int, *, rest_by_score: bool = False
+) -> Merge:
     """ToMe's plan: the r most similar of the edges from even to odd places, by cosine."""
     metric, (even, odd) = unit(metric), alternate(prefix)
     edges = best_edges(products(metric[:, even], metric[:, odd]))
     first = slice(0, prefix)
-    return merge_strongest(edges, r, *(places(metric, which) for which in (even, odd, first)))
+    a, b, first = (places(metric, which) for which in (even, odd, first))
+    return merge_strongest(edges, r, a, b, first, rest_by_score=rest_by_score)
 
 
 # --- pooling -------------------------------------------------------------------------------------
@@ -218,11 +221,13 @@ def moved(tokens: TokenSet, merge: Merge, *, elsewhere: int = -1) -> Int[Array, 
 def merge_by_size(tokens: TokenSet, merge: Merge) -> TokenSet:
     """The set after `merge`: means weighted by sizes."""
     x, sizes = pooled(tokens.x, sizes_of(tokens), merge)
-    return tokens.replace(x=x, sizes=sizes, source=moved(tokens, merge))
+    place = tokens.places_at(merge.kept)
+    return tokens.replace(x=x, sizes=sizes, source=moved(tokens, merge), place=place)
 
 
 def merge_weighted(tokens: TokenSet, merge: Merge, weights: Float[Array, "b n"]) -> TokenSet:
     """The set after `merge`: means by weights of their own, sizes added."""
     x, _ = pooled(tokens.x, weights, merge)
     sizes = added_sizes(sizes_of(tokens), merge)
-    return tokens.replace(x=x, sizes=sizes, source=moved(tokens, merge))
+    place = tokens.places_at(merge.kept)
+    return tokens.replace(x=x, sizes=sizes, source=moved(tokens, merge), place=place)

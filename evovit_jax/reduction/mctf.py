@@ -106,7 +106,7 @@ class MCTF(Reducer):
         n = tokens.x.shape[1]
         if block not in self.fields.blocks(self.backbone):
             return 0
-        r = int(self.fields.r if self.fields.r >= 1 else (n - 1) * self.fields.r)
+        r = int(self.fields.r if self.fields.r >= 1 else tokens.patches * self.fields.r)
         r = n - FEWEST if n - r < FEWEST else r
         return max(0, min(r, tokens.patches // 2))
 

@@ -53,7 +53,9 @@ class Merging(WithinStages):
 
     def attention_request(self, block: int, tokens: TokenSet) -> AttentionRequest:
         """Keys where tokens merge; attention in proportion to sizes once they have."""
-        needs = frozenset({"keys"}) if self.reduces(block, tokens) else frozenset()
+        raw = self.backbone.rotary and getattr(self.fields, "metric", "keys") == "raw_keys"
+        keys = frozenset({"raw_keys" if raw else "keys"})
+        needs = keys if self.reduces(block, tokens) else frozenset()
         bias = log_sizes(tokens) if getattr(self.fields, "proportional_attention", True) else None
         return AttentionRequest(needs=needs, bias=bias)
 
@@ -65,4 +67,9 @@ def log_sizes(tokens: TokenSet) -> Float[Array, "b 1 1 n"] | None:
 
 def mean_keys(attention: AttentionView) -> Float[Array, "b n c"]:
     """Keys, the mean over heads, float32."""
-    return attention.keys.astype(jnp.float32).mean(axis=1)
+    return mean_heads(attention.keys)
+
+
+def mean_heads(keys: Float[Array, "b h n c"]) -> Float[Array, "b n c"]:
+    """The mean over heads, float32."""
+    return keys.astype(jnp.float32).mean(axis=1)

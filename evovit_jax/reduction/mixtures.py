@@ -18,6 +18,7 @@ class Mixing(Located):
     """
 
     layer: type[nnx.Module]
+    keeps_places = False
     fixed_fields = ("keep_rate", "locations")
 
     def __init__(self, backbone: Backbone, fields: LocatedFields, *, rngs: nnx.Rngs):

@@ -27,7 +27,7 @@ from jaxtyping import Array, Bool, Float
 from evovit_jax.errors import UserError
 from evovit_jax.reduction import base
 from evovit_jax.reduction.at_locations import Located, LocatedFields
-from evovit_jax.reduction.base import AttentionRequest, AttentionView, Backbone
+from evovit_jax.reduction.base import AttentionRequest, AttentionView, Backbone, check_score
 from evovit_jax.reduction.matching import bipartite, merge_by_size, sizes_of
 from evovit_jax.reduction.merging import log_sizes, mean_keys
 from evovit_jax.reduction.tokens import TokenSet, keep, top_k
@@ -47,12 +47,14 @@ class PPTFields(base.Fields):
         quarters of the depth.
       threshold: the variance of scores from which an image's tokens are dropped and not merged.
       proportional_attention: whether attention counts a token by its size.
+      score: what tokens are ranked by (`AttentionRequest.score`); by default the network's first.
     """
 
     r: int | tuple[int, ...] | None = None
     locations: int | tuple[int, ...] | None = None
     threshold: float = 7e-5
     proportional_attention: bool = True
+    score: str | None = None
 
     def __post_init__(self):
         numbers = self.r if isinstance(self.r, tuple) else (self.r or 0,)
@@ -72,7 +74,10 @@ class PPTFields(base.Fields):
             raise UserError(f"ppt r has {len(self.r)} members for {len(blocks)} locations")
         return blocks
 
-    check = blocks
+    def check(self, backbone: Backbone) -> None:
+        """Refuses locations, numbers r and a score that do not fit the network."""
+        self.blocks(backbone)
+        check_score(self.score, backbone)
 
 
 @functools.partial(
@@ -109,7 +114,7 @@ class PPT(Located):
         """Class attention, keys and values where tokens leave."""
         needs = NEEDS if self.reduces(block, tokens) else frozenset()
         bias = log_sizes(tokens) if self.fields.proportional_attention else None
-        return AttentionRequest(needs=needs, bias=bias)
+        return dataclasses.replace(self.class_row(), needs=needs, bias=bias)
 
     def after_attention(self, block: int, tokens: TokenSet, attention: AttentionView) -> TokenSet:
         """Drops or merges."""
@@ -131,6 +136,11 @@ class PPT(Located):
             x=jnp.where(pools[:, None, None], merged.x, pruned.x),
             sizes=jnp.where(pools[:, None], merged.sizes, pruned.sizes),
             source=jnp.where(pools[:, None], merged.source, pruned.source),
+            place=(
+                None
+                if tokens.place is None
+                else jnp.where(pools[:, None], merged.place, pruned.place)
+            ),
         ).put_aside(choices=choices)
 
     def aux(self, tokens: TokenSet) -> dict[str, Array]:

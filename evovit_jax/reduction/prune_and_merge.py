@@ -109,6 +109,7 @@ class PruneAndMerge(Reducer):
     Fields = PruneAndMergeFields
     fixed_fields = ("locations", "keep_rate", "kept")
     any_grid = False
+    keeps_places = False
 
     def __init__(self, backbone: Backbone, fields: PruneAndMergeFields, *, rngs: nnx.Rngs):
         super().__init__(backbone, fields, rngs=rngs)

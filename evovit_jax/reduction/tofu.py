@@ -47,7 +47,8 @@ class ToFu(Merging):
         plan = bipartite(mean_keys(attention), r, tokens.prefix)
         drops = block <= self.backbone.depth // 2
         x = gather(tokens.x, plan.kept) if drops else fused(tokens.x, plan)
-        return tokens.replace(x=x, source=moved(tokens, plan))
+        place = tokens.places_at(plan.kept)
+        return tokens.replace(x=x, source=moved(tokens, plan), place=place)
 
 
 def fused(x: Float[Array, "b n d"], merge: Merge) -> Float[Array, "b k d"]:

@@ -26,7 +26,12 @@ def count(reducer: Reducer, grid: tuple[int, int]) -> tuple[BlockTokens, ...]:
 
     def take(state: Any) -> None:
         n = backbone.prefix + grid[0] * grid[1]
-        tokens = start_tokens(jnp.zeros((1, n, backbone.dim[0])), prefix=backbone.prefix, grid=grid)
+        tokens = start_tokens(
+            jnp.zeros((1, n, backbone.dim[0])),
+            prefix=backbone.prefix,
+            grid=grid,
+            places=backbone.rotary,
+        )
         blanks = [_Blank(backbone, stage) for stage in range(len(backbone.stage_depths))]
         stages = [
             [blank] * depth for blank, depth in zip(blanks, backbone.stage_depths, strict=True)
@@ -84,6 +89,7 @@ def blank_view(
     n, heads, dim = tokens.x.shape[1], backbone.heads[stage], backbone.key_dims[stage]
     shapes = {
         "class_row": (1, heads, n),
+        "raw_keys": (1, heads, n, dim),
         "weights": (1, heads, n, n),
         "keys": (1, heads, n, dim),
         "values": (1, heads, n, dim),

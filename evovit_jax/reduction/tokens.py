@@ -24,7 +24,7 @@ from evovit_jax.reduction import one_hot
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["x", "source", "scores", "sizes", "mask", "aside", "key"],
+    data_fields=["x", "source", "scores", "sizes", "mask", "place", "aside", "key"],
     meta_fields=["prefix", "grid", "train"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +38,11 @@ class TokenSet:
       scores: float32 importance of tokens; which tokens, the reducer says. None until it scores.
       sizes: float32 `[b, n]`, how many input tokens each token stands for; None means one each.
       mask: bool `[b, n]`, which tokens count; None means all.
+      place: int32 `[b, n]`, the input token whose position each token has, -1 for none; kept in
+        networks whose attention asks for it at every block (rotary positions), else None.
       aside: what the reducer keeps for itself, by name: arrays, or pytrees of them.
       key: the PRNG key of this pass, None when nothing is random.
-      prefix: how many class tokens come first; no reducer touches them.
+      prefix: how many class tokens and registers come first; no reducer touches them.
       grid: (rows, columns) of the patch tokens that came in.
       train: whether this is a training pass.
     """
@@ -50,6 +52,7 @@ class TokenSet:
     scores: Float[Array, "b s"] | None = None
     sizes: Float[Array, "b n"] | None = None
     mask: Bool[Array, "b n"] | None = None
+    place: Int[Array, "b n"] | None = None
     aside: dict[str, Any] = dataclasses.field(default_factory=dict)
     key: jax.Array | None = None
     prefix: int = 1
@@ -65,6 +68,12 @@ class TokenSet:
         aside = {**self.aside, **entries}
         return self.replace(aside={name: x for name, x in aside.items() if x is not None})
 
+    def places_at(self, index: Int[Array, "b k"], new: int = 0) -> Int[Array, "b k+{new}"] | None:
+        """`place` of the tokens at `index`, and of `new` more that have none; None without."""
+        if self.place is None:
+            return None
+        return jnp.pad(gather(self.place, index), ((0, 0), (0, new)), constant_values=-1)
+
     @property
     def patches(self) -> int:
         """How many tokens of `x` are not class tokens."""
@@ -78,11 +87,13 @@ def start_tokens(
     grid: tuple[int, int],
     train: bool = False,
     key: jax.Array | None = None,
+    places: bool = False,
 ) -> TokenSet:
-    """The set of all input tokens, each in its own place."""
+    """The set of all input tokens, each in its own place; `places` keeps track of these."""
     b, n, _ = x.shape
     source = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (b, n))
-    return TokenSet(x=x, source=source, prefix=prefix, grid=grid, train=train, key=key)
+    place = source if places else None
+    return TokenSet(x=x, source=source, place=place, prefix=prefix, grid=grid, train=train, key=key)
 
 
 def check_tokens(tokens: TokenSet, *, dim: int, inputs: int) -> TokenSet:
@@ -100,6 +111,9 @@ def check_tokens(tokens: TokenSet, *, dim: int, inputs: int) -> TokenSet:
     if tokens.sizes is not None:
         chex.assert_shape(tokens.sizes, (batch, n), custom_message="tokens.sizes")
         chex.assert_type(tokens.sizes, jnp.float32)
+    if tokens.place is not None:
+        chex.assert_shape(tokens.place, (batch, n), custom_message="tokens.place")
+        chex.assert_type(tokens.place, jnp.int32)
     if tokens.mask is not None:
         chex.assert_shape(tokens.mask, (batch, n), custom_message="tokens.mask")
         chex.assert_type(tokens.mask, bool)
@@ -289,6 +303,7 @@ def keep(tokens: TokenSet, index: Int[Array, "b k"], block: int) -> TokenSet:
         source=follow(tokens.source, moves),
         sizes=None if tokens.sizes is None else gather(tokens.sizes, whole),
         mask=None if tokens.mask is None else gather(tokens.mask, whole),
+        place=tokens.places_at(whole),
     )
 
 

@@ -30,9 +30,9 @@ import dataclasses
 
 from evovit_jax.errors import UserError
 from evovit_jax.reduction.at_locations import LocatedFields
-from evovit_jax.reduction.base import AttentionView, Backbone
+from evovit_jax.reduction.base import AttentionView, Backbone, check_choice
 from evovit_jax.reduction.matching import bipartite, merge_by_size
-from evovit_jax.reduction.merging import Merging, mean_keys
+from evovit_jax.reduction.merging import Merging, mean_heads
 from evovit_jax.reduction.tokens import TokenSet
 
 # By default a network merges this share of its patches: r = 13 for 196 patches and 12 blocks.
@@ -51,14 +51,25 @@ class ToMeFields(LocatedFields):
         for networks trained as masked autoencoders.
       keep_rate: instead of r: the share of the tokens that a location leaves; None for r.
       locations: with `keep_rate`, the blocks that merge.
+      metric: "keys", or "raw_keys" for those before rotary positions turn them.
+      unmerged_order: in what order the rest of A goes on: "position", or "similarity", most similar
+        first, which the authors' code does without a class token; by default as that does.
+      pooling_counts_sizes: whether a network that pools its tokens counts them by size there.
     """
 
     keep_rate: float | tuple[float, ...] | None = None
     r: int | tuple[int, ...] | None = None
     inflection: float = 0.0
     proportional_attention: bool = True
+    metric: str = "keys"
+    unmerged_order: str | None = None
+    pooling_counts_sizes: bool = True
 
     def __post_init__(self):
+        check_choice("tome metric", self.metric, ("keys", "raw_keys"))
+        check_choice(
+            "tome unmerged_order", self.unmerged_order or "position", ("position", "similarity")
+        )
         if self.keep_rate is not None:
             super().__post_init__()
             if self.r is not None:
@@ -115,5 +126,16 @@ class ToMe(Merging):
 
     def reduce(self, block: int, tokens: TokenSet, attention: AttentionView) -> TokenSet:
         """Merges the most similar tokens."""
-        plan = bipartite(mean_keys(attention), self.merged(block, tokens), tokens.prefix)
+        keys = attention.keys if attention.raw_keys is None else attention.raw_keys
+        order = self.fields.unmerged_order or ("position" if tokens.prefix else "similarity")
+        plan = bipartite(
+            mean_heads(keys),
+            self.merged(block, tokens),
+            tokens.prefix,
+            rest_by_score=order == "similarity",
+        )
         return merge_by_size(tokens, plan)
+
+    def as_pooled(self, tokens: TokenSet) -> TokenSet:
+        """Without sizes, if pooling is not to count them."""
+        return tokens if self.fields.pooling_counts_sizes else tokens.replace(sizes=None)

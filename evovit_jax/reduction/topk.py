@@ -8,7 +8,8 @@ leaves `int(patches * keep_rate**k)` tokens, patches being all of the image's: 1
 they were at the end of the stage: a subsampling needs the whole grid.
 """
 
-from evovit_jax.reduction.base import CLASS_ROW, NOTHING_ASKED, AttentionRequest, AttentionView
+from evovit_jax.reduction.at_locations import RankedFields
+from evovit_jax.reduction.base import NOTHING_ASKED, AttentionRequest, AttentionView
 from evovit_jax.reduction.in_pyramid import WithinStages
 from evovit_jax.reduction.tokens import TokenSet, keep, top_k
 
@@ -16,11 +17,12 @@ from evovit_jax.reduction.tokens import TokenSet, keep, top_k
 class TopK(WithinStages):
     """Pruning by class attention."""
 
+    Fields = RankedFields
     needs_class_token = True
 
     def attention_request(self, block: int, tokens: TokenSet) -> AttentionRequest:
         """Class attention where tokens leave."""
-        return CLASS_ROW if self.reduces(block, tokens) else NOTHING_ASKED
+        return self.class_row() if self.reduces(block, tokens) else NOTHING_ASKED
 
     def reduce(self, block: int, tokens: TokenSet, attention: AttentionView) -> TokenSet:
         """Keeps the tokens of the largest class attention."""

@@ -26,8 +26,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from evovit_jax.errors import UserError
-from evovit_jax.reduction.at_locations import LocatedFields
-from evovit_jax.reduction.base import CLASS_ROW, NOTHING_ASKED, AttentionRequest, AttentionView
+from evovit_jax.reduction.at_locations import LocatedFields, RankedFields
+from evovit_jax.reduction.base import NOTHING_ASKED, AttentionRequest, AttentionView
 from evovit_jax.reduction.dynamic_vit import KEEP, DynamicViT, decided
 from evovit_jax.reduction.in_pyramid import WithinStages
 from evovit_jax.reduction.matching import best_edges, merge_tail, moved, pooled, products
@@ -50,10 +50,15 @@ class TPSFields(LocatedFields):
             raise UserError(f"tps temperature must be above 0, got {self.temperature!r}")
 
 
+@dataclasses.dataclass(frozen=True)
+class ETPSFields(TPSFields, RankedFields):
+    """Settings of eTPS: those of TPS, and by what tokens are ranked."""
+
+
 class ETPS(WithinStages):
     """Squeezing of what EViT would drop."""
 
-    Fields = TPSFields
+    Fields = ETPSFields
     needs_class_token = True
 
     def count(self, location: int, tokens: TokenSet) -> int:
@@ -62,7 +67,7 @@ class ETPS(WithinStages):
 
     def attention_request(self, block: int, tokens: TokenSet) -> AttentionRequest:
         """Class attention where tokens leave."""
-        return CLASS_ROW if self.reduces(block, tokens) else NOTHING_ASKED
+        return self.class_row() if self.reduces(block, tokens) else NOTHING_ASKED
 
     def reduce(self, block: int, tokens: TokenSet, attention: AttentionView) -> TokenSet:
         """Keeps the attentive tokens, and squeezes the others into them."""
@@ -109,7 +114,8 @@ def squeeze(tokens: TokenSet, count: int, temperature: float) -> TokenSet:
     weights = jnp.concatenate([own, jnp.exp(edges.score / temperature)], axis=1)
     merge = merge_tail(tokens.x, edges, prefix)
     x, _ = pooled(tokens.x, weights, merge)
-    return tokens.replace(x=x, source=moved(tokens, merge))
+    place = tokens.places_at(merge.kept)
+    return tokens.replace(x=x, source=moved(tokens, merge), place=place)
 
 
 def squeeze_masked(

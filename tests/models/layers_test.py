@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from evovit_jax.hardware.platforms import compiling_for
-from evovit_jax.models import layers
+from evovit_jax.models import activations, layers
 from evovit_jax.models.attention import attend, attend_tokens_first
 from evovit_jax.reduction.base import AttentionRequest
 
@@ -15,7 +15,7 @@ X = jax.random.normal(jax.random.key(0), (5, 7))
 
 
 def test_gelu_keeps_its_input_alone_for_the_backward_pass():
-    _, pull = jax.vjp(layers.gelu, X)
+    _, pull = jax.vjp(activations.gelu, X)
     kept = [leaf for leaf in jax.tree.leaves(pull) if jnp.shape(leaf) == X.shape]
     assert len(kept) == 1
     np.testing.assert_array_equal(kept[0], X)
@@ -25,8 +25,8 @@ def test_gelu_is_the_exact_one():
     def exact(x):
         return jax.nn.gelu(x, approximate=False)
 
-    np.testing.assert_allclose(layers.gelu(X), exact(X), rtol=1e-6)
-    slope, wanted = (jax.grad(lambda x, f=f: f(x).sum())(X) for f in (layers.gelu, exact))
+    np.testing.assert_allclose(activations.gelu(X), exact(X), rtol=1e-6)
+    slope, wanted = (jax.grad(lambda x, f=f: f(x).sum())(X) for f in (activations.gelu, exact))
     np.testing.assert_allclose(slope, wanted, rtol=1e-5, atol=1e-7)
 
 
@@ -49,12 +49,12 @@ def assert_close(answers, **tolerance):
 
 def test_gelu_of_bfloat16_on_a_tpu_is_exact_to_rounding():
     x = jnp.linspace(-12, 12, 20001).astype(jnp.bfloat16)
-    ours, _ = on_both(layers.gelu, x)
+    ours, _ = on_both(activations.gelu, x)
     exact = jax.nn.gelu(x.astype(jnp.float32), approximate=False)
     assert ours.dtype == jnp.bfloat16
     error = np.abs(np.asarray(ours, np.float32) - exact)
     assert (error <= 3e-5 + 2**-8 * np.abs(exact)).all()
-    slope, wanted = on_both(jax.grad(lambda x: layers.gelu(x).astype(jnp.float32).sum()), x)
+    slope, wanted = on_both(jax.grad(lambda x: activations.gelu(x).astype(jnp.float32).sum()), x)
     np.testing.assert_allclose(slope.astype(np.float32), wanted.astype(np.float32), atol=0.01)
 
 

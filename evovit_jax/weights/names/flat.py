@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from evovit_jax.models.layers import resize_positions
 from evovit_jax.models.variables import variables
 from evovit_jax.weights.layouts import (
     Link,
@@ -64,7 +63,7 @@ def position_resizer(model: nnx.Module):
         old, new = (math.isqrt(max(0, n - prefix)) for n in (value.shape[1], shape[1]))
         if old == 0 or old * old != value.shape[1] - prefix or new * new != shape[1] - prefix:
             return value
-        grid = resize_positions(jnp.asarray(value[:, prefix:]), (old, old), (new, new))
+        grid = model.resized(jnp.asarray(value[:, prefix:]), (old, old), (new, new))
         return np.concatenate([value[:, :prefix], np.asarray(grid)], axis=1)
 
     return resize

@@ -1,0 +1,5 @@
+"""The network of the golden file vit_avg."""
+
+from golden_networks.flat_encoder import network, value
+
+__all__ = ["network", "value"]
