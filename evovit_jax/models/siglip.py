@@ -1,7 +1,7 @@
 """The tables of SigLIP (Zhai et al., 2023) and SigLIP 2 (Tschannen et al., 2025).
 
-No class token; an attention pool makes the features. The `gap` models are the same without it: their
-features are the mean of the tokens. The tag `webli` is SigLIP, `v2_webli` SigLIP 2.
+No class token; an attention pool makes the features. The `gap` models are the same without it:
+their features are the mean of the tokens. The tag `webli` is SigLIP, `v2_webli` SigLIP 2.
 
 Tested in tests/models/encoder_table_test.py.
 """
@@ -49,15 +49,20 @@ TAGS = {
     ("giantopt_patch16", 256): SECOND,
     ("giantopt_patch16", 384): SECOND,
 }
+# timm's crop fraction is 0.9 but here.
+WHOLE = "vit_so400m_patch14_siglip_gap_378.webli"
+
+
+def _entry(name: str, settings: dict) -> Entry:
+    crop = 1.0 if name == WHOLE else 0.9
+    transform = at_crop(settings["image_size"], crop, *INCEPTION)
+    return Entry(Encoder, SHARED | settings, transform=transform, weights=f"hf://timm/{name}")
+
 
 MODELS = {
-    f"vit_{size}_siglip_{kind}{image_size}.{tag}": Entry(
-        Encoder,
-        SHARED | SIZES[size] | settings | {"image_size": image_size},
-        transform=at_crop(image_size, 0.9, *INCEPTION),
-        weights=f"hf://timm/vit_{size}_siglip_{kind}{image_size}.{tag}",
-    )
+    name: _entry(name, SIZES[size] | settings | {"image_size": image_size})
     for (size, image_size), tags in TAGS.items()
     for kind, settings in KINDS.items()
     for tag in tags
+    for name in (f"vit_{size}_siglip_{kind}{image_size}.{tag}",)
 }
