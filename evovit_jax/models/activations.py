@@ -1,4 +1,4 @@
-"""The activations of feed-forwards; tests/models/layers_test.py and the golden files test them.
+"""The activations of feed-forwards, tested in tests/models/layers_test.py and by golden files.
 
 The backward pass of each keeps its input alone: what else it needs is cheaper computed than stored.
 """

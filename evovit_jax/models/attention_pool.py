@@ -1,7 +1,7 @@
 """Multihead attention pooling (MAP): a learned query asks all tokens, then an MLP.
 
 Zhai et al., "Scaling Vision Transformers", CVPR 2022 (Section 2.2); in SigLIP and the Perception
-Encoder. The golden files of both test it.
+Encoder. Tested in tests/models/encoder_test.py.
 """
 
 import jax

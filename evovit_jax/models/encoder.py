@@ -84,22 +84,11 @@ class EncoderConfig(ViTConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        defaults = {
-            "rope_temperature": TEMPERATURES.get(self.rope, 1.0),
-            "rope_reference": self.image_size // self.patch_size,
-            "fc_norm": self.pool == "avg",
-            "map_heads": self.num_heads,
-            "map_mlp_ratio": self.mlp_ratio,
-        }
-        for name, value in defaults.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        self._check()
-
-    def _check(self) -> None:
-        for name in ("reg_tokens", "mlp_multiple", "rope_reference", "map_heads"):
-            if getattr(self, name) < (name != "reg_tokens"):
-                raise UserError(f"{name} is too small: {getattr(self, name)}")
+        at_least = {"reg_tokens": 0, "mlp_multiple": 1, "rope_reference": 1, "map_heads": 1}
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"{name} must be {least} or more, got {value}")
         if self.distilled:
             raise UserError("an encoder has no distillation token; use a deit_*_distilled model")
         if self.pool == "token" and not self.class_token:
@@ -109,9 +98,9 @@ class EncoderConfig(ViTConfig):
                 f"rotary positions need heads of a multiple of 4 channels, got embed_dim "
                 f"{self.embed_dim} and num_heads {self.num_heads}"
             )
-        if self.pool == "map" and self.embed_dim % self.map_heads:
+        if self.pool == "map" and self.embed_dim % self.pool_heads:
             raise UserError(
-                f"embed_dim {self.embed_dim} does not divide into map_heads {self.map_heads}"
+                f"embed_dim {self.embed_dim} does not divide into map_heads {self.pool_heads}"
             )
 
     @property
@@ -128,9 +117,31 @@ class EncoderConfig(ViTConfig):
         return math.ceil(width / self.mlp_multiple) * self.mlp_multiple
 
     @property
+    def norm_after_pool(self) -> bool:
+        """Whether the last norm is after the pooling."""
+        return self.pool == "avg" if self.fc_norm is None else self.fc_norm
+
+    @property
+    def pool_heads(self) -> int:
+        """Attention heads of the attention pool."""
+        return self.num_heads if self.map_heads is None else self.map_heads
+
+    @property
+    def pool_width(self) -> int:
+        """Hidden width of the attention pool's MLP."""
+        ratio = self.mlp_ratio if self.map_mlp_ratio is None else self.map_mlp_ratio
+        return int(self.embed_dim * ratio)
+
+    @property
+    def temperature(self) -> float:
+        """Of the rotary positions."""
+        return self.rope_temperature or TEMPERATURES[self.rope]
+
+    @property
     def reference_grid(self) -> tuple[int, int]:
         """(rows, columns) that axial coordinates are of."""
-        return (self.rope_reference, self.rope_reference)
+        side = self.rope_reference or self.image_size // self.patch_size
+        return (side, side)
 
 
 class Encoder(VisionTransformer):
@@ -150,7 +161,7 @@ class Encoder(VisionTransformer):
     def _backbone(self) -> Backbone:
         config = self.config
         scores = ["class"] if config.class_token else []
-        scores.insert(0 if config.fc_norm else len(scores), "received")
+        scores.insert(0 if config.norm_after_pool else len(scores), "received")
         scores += ["map"] if config.pool == "map" else []
         return dataclasses.replace(
             super()._backbone(),
@@ -181,15 +192,15 @@ class Encoder(VisionTransformer):
 
     def _add_heads(self, rngs: nnx.Rngs) -> None:
         c = self.config
-        if c.fc_norm:
+        if c.norm_after_pool:
             self.fc_norm = self._norm(rngs)
         else:
             self.norm = self._norm(rngs)
         if c.pool == "map":
             self.attn_pool = AttentionPool(
                 c.embed_dim,
-                c.map_heads,
-                int(c.embed_dim * c.map_mlp_ratio),
+                c.pool_heads,
+                c.pool_width,
                 epsilon=c.norm_eps,
                 activation=c.activation,
                 dtype=jnp.dtype(c.dtype),
@@ -206,7 +217,7 @@ class Encoder(VisionTransformer):
         return [[RankedBlock(block, ranks) for block in self.blocks]]
 
     def _normed(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        return x if self.config.fc_norm else self.norm(x)
+        return x if self.config.norm_after_pool else self.norm(x)
 
     def embed(
         self, images: Float[Array, "b h w c"], *, train: bool = False
@@ -252,7 +263,7 @@ class Encoder(VisionTransformer):
             pooled = mean_of_patches(tokens.replace(x=as_float32(tokens.x)))
         else:
             pooled = tokens.x[:, 0]
-        if config.fc_norm:
+        if config.norm_after_pool:
             pooled = self.fc_norm(pooled)
         pooled = as_float32(pooled)
         return self.head(pooled), Outputs(tokens.x, pooled)

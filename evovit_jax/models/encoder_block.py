@@ -69,7 +69,7 @@ class EncoderBlock(Block):
             prefix=tokens.prefix,
             grid=tokens.grid,
             head_dim=config.embed_dim // config.num_heads,
-            temperature=config.rope_temperature,
+            temperature=config.temperature,
             reference=config.reference_grid,
         )
 

@@ -1,6 +1,6 @@
 """Gated feed-forwards: SwiGLU in one matrix or in two (Shazeer, 2020).
 
-The golden files of DINOv2 giant and DINOv3 plus test them.
+Tested by the golden files of DINOv2 giant and DINOv3 plus, in tests/parity_test.py.
 """
 
 import jax
