@@ -92,7 +92,8 @@ def test_parameters_and_gmacs_are_those_of_timm(name):
     assert sum(math.prod(value.shape) for value in shapes) == parameters
     assert (model.config.image_size, model.config.num_classes) == (size, classes)
     assert round(gmacs(model), 3) == native
-    assert at_224 is None or round(gmacs(model, image_size=224), 3) == at_224
+    # Made for that size: a program that interpolates positions counts that too, once a batch.
+    assert at_224 is None or round(gmacs(abstract_model(name, image_size=224)), 3) == at_224
 
 
 def test_transforms_are_those_of_timm():
