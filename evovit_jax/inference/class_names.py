@@ -25,8 +25,13 @@ def class_names(count: int, *, file: str | None = None, weights: str | None = No
       Names in the order of the logits; numbers where nobody knows names.
 
     Raises:
-      UserError: the file cannot be read or has another number of names.
+      UserError: there are none, or the file cannot be read or has another number of names.
     """
+    if not count:
+        raise UserError(
+            "this model has no classes, what it returns are features; --num_classes=N gives it a "
+            "head, for weights that have one"
+        )
     numbers = [f"class {i}" for i in range(count)]
     if file is not None:
         try:

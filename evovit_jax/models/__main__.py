@@ -5,13 +5,19 @@ python -m evovit_jax.models --write=docs/models.md
 """
 
 import argparse
+import functools
 import math
 import pathlib
+from typing import Any
+
+from flax import nnx
 
 from evovit_jax import tables
 from evovit_jax.errors import UserError, run_command
 from evovit_jax.flops import gmacs
-from evovit_jax.models import abstract_model, list_models, model_entry
+from evovit_jax.hardware.platforms import compiling_for
+from evovit_jax.models import list_models, model_entry
+from evovit_jax.models.registry import InitKeys
 from evovit_jax.models.variables import Skeleton
 
 # Between these two lines of a file the table is written.
@@ -19,19 +25,32 @@ BEGIN, END = "<!-- models -->", "<!-- end of models -->"
 HEADER = ("model", "image", "parameters, M", "GMACs", "top-1, %", "weights")
 
 
+@functools.cache
+def counted(
+    model: type, settings: tuple[tuple[str, Any], ...], reduction: str
+) -> tuple[int, float]:
+    """Parameters and GMACs of a model; rows that differ in their weights alone are counted once."""
+    config = model.Config(**dict(settings))
+    # What a TPU computes in another way is not traced beside it.
+    with compiling_for("cpu"):
+        made = nnx.eval_shape(lambda: model(config, reduction, rngs=InitKeys(0)))
+        cost = gmacs(made)
+    sizes = (math.prod(value.shape) for value in Skeleton.variables(made)[0].values())
+    return sum(sizes), cost
+
+
 def row(name: str) -> tuple[str, ...]:
     """The cells of one model."""
     entry = model_entry(name)
-    model = abstract_model(name)
-    sizes = (math.prod(value.shape) for value in Skeleton.variables(model)[0].values())
+    parameters, cost = counted(entry.model, tuple(sorted(entry.settings.items())), entry.reduction)
     where = f"[file]({entry.weights})" if entry.weights.startswith("http") else entry.weights
     if where.startswith("hf://"):
         where = f"`{where}`"
     return (
         f"`{name}`",
         str(entry.transform.image_size),
-        f"{sum(sizes) / 1e6:.2f}",
-        f"{gmacs(model):.3f}",
+        f"{parameters / 1e6:.2f}",
+        f"{cost:.3f}",
         "" if entry.top1 is None else f"{entry.top1:.1f}",
         where,
     )

@@ -119,7 +119,7 @@ class LVViT(VisionTransformer):
             counted = jnp.where(counts, on_patches, jnp.where(none, 0.0, -jnp.inf))
         logits = on_class if tokens.train else on_class + 0.5 * counted.max(axis=1)
         aux = {"class_logits": on_class, "patch_logits": on_patches}
-        return logits, Outputs(features, aux=aux)
+        return logits, Outputs(features, as_float32(features[:, 0]), aux=aux)
 
 
 _WEIGHTS = "https://github.com/zihangJiang/TokenLabeling"

@@ -145,7 +145,7 @@ class AttentionView:
       raw_keys: `[b, h, n, c]`, keys before rotary positions turn them.
     """
 
-    class_row: Float[Array, "b h n"] | None = None
+    class_row: Float[Array, "b _ n"] | None = None
     weights: Float[Array, "b h q n"] | None = None
     keys: Float[Array, "b h n c"] | None = None
     values: Float[Array, "b h n v"] | None = None

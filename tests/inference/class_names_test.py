@@ -28,6 +28,8 @@ def test_names_of_other_classes(tmp_path):
         class_names(3, file=str(file))
     with pytest.raises(UserError, match="cannot read class names"):
         class_names(3, file=str(tmp_path / "none.txt"))
+    with pytest.raises(UserError, match="this model has no classes"):
+        class_names(0)
 
 
 def test_a_run_with_more_classes_than_its_data_has_the_names_that_there_are(tmp_path):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from tiny import run_model, some_slow
 
-import evovit_jax
 from evovit_jax.errors import UserError
 from evovit_jax.models import create_model
 from evovit_jax.models.positions import cubic_steps, resize_positions
@@ -23,6 +22,7 @@ from evovit_jax.weights import from_torch, to_torch
 TINY = {"image_size": 20, "patch_size": 4, "embed_dim": 24, "depth": 4, "num_heads": 3}
 REGISTERS, SIGLIP = "vit_small_patch14_reg4_dinov2", "vit_base_patch16_siglip_224.v2_webli"
 DINOV3, PE = "vit_small_patch16_dinov3", "vit_pe_core_tiny_patch16_384"
+PYRAMID = {"image_size": 64, "embed_dim": (16, 24), "num_heads": (2, 2), "depth": (1, 2)}
 # Fields that are of the real size.
 OWN = {
     PE: {"rope_reference": 5, "num_classes": 7, "map_heads": 2},
@@ -159,7 +159,7 @@ def test_the_default_score_is_one_that_the_network_learned():
     with pytest.raises(UserError, match="'map' is not to be had"):
         tiny(REGISTERS, "evit,score=map")
     with pytest.raises(UserError, match="'received' is not to be had"):
-        evovit_jax.create_model("evo_levit_128s", "evit,score=received")
+        create_model("evo_levit_128s", "evit,score=received", **PYRAMID)
 
 
 @pytest.mark.parametrize(
