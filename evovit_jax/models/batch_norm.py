@@ -1,5 +1,6 @@
 """Batch norm, and the layers that it folds into for inference."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from evovit_jax.models.layers import truncated_normal
+from evovit_jax.models.layers import REMAT_POLICIES, truncated_normal
 
 # PyTorch's default for linear maps and convolutions: uniform in +-1 / sqrt(fan_in).
 torch_uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -174,6 +175,13 @@ class NormLinear(nnx.Module):
                 self.linear, kernel * factor[:, None], self.linear.bias[...] + shift @ kernel
             )
             self.bn = None
+
+
+def recomputed(function: Callable, remat: str) -> Callable:
+    """`function(modules, x)`, computed again in the backward pass as `remat` says."""
+    # nnx.remat, not jax.checkpoint: it hands on the statistics that batch norm updates.
+    policy = REMAT_POLICIES[remat]
+    return function if policy is None else nnx.remat(function, policy=policy)
 
 
 def fuse(model: nnx.Module) -> nnx.Module:

@@ -7,7 +7,8 @@ from evovit_jax.errors import UserError
 from evovit_jax.models.layers import REMAT_POLICIES
 
 COUNTS = ("image_size", "patch_size", "in_channels", "embed_dim", "num_heads",
-          "key_dim", "depth", "stem_width", "widths", "group_width")  # fmt: skip
+          "key_dim", "depth", "stem_width", "widths", "group_width", "stride", "sr_ratios",
+          "patch_stride", "qkv_kernel", "kv_stride")  # fmt: skip
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "pool": ("token", "avg"),
     "remat": tuple(REMAT_POLICIES),

@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, Int
 
 from evovit_jax.errors import UserError
 from evovit_jax.models.attention import attend
-from evovit_jax.models.batch_norm import LinearNorm
+from evovit_jax.models.batch_norm import LinearNorm, recomputed
 from evovit_jax.models.config_checks import check_fields
-from evovit_jax.models.layers import REMAT_POLICIES, add_branch, truncated_normal
+from evovit_jax.models.layers import add_branch, truncated_normal
 from evovit_jax.models.positions import resize_positions
 from evovit_jax.reduction.base import AttentionRequest, AttentionView
 from evovit_jax.reduction.tokens import TokenSet
@@ -264,10 +264,3 @@ class Downsample(nnx.Module):
 
         added = recomputed(half, self.remat)(self.mlp, tokens.x)
         return add_branch(tokens, added, self.drop_path_rate, self.branch)
-
-
-def recomputed(function, remat: str):
-    """`function(module, x)`, computed again in the backward pass as `remat` says."""
-    # nnx.remat, not jax.checkpoint: it hands on the statistics that batch norm updates.
-    policy = REMAT_POLICIES[remat]
-    return function if policy is None else nnx.remat(function, policy=policy)

@@ -5,12 +5,14 @@ Tested in tests/models/vit_test.py.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 from jaxtyping import Array, Float, Int
 
 from evovit_jax.errors import UserError
 from evovit_jax.reduction.dense import on_grid
+from evovit_jax.reduction.tokens import TokenSet
 
 
 @functools.partial(
@@ -32,7 +34,9 @@ class Outputs:
         finished set.
       aux_logits: float32 `[b, k]` of each auxiliary head, by name; in training passes only.
       losses: the reducer's extra losses by name, unweighted; in training passes only.
-      aux: what else the reducer has to show, by name.
+      aux: what else the network or the reducer has to show, by name. In a pyramid `stage0`,
+        `stage1`, ... are the patch tokens at the end of each stage, `[b, rows, columns, d]`; the
+        last stage's are not there once tokens have left or merged in it.
       prefix: how many class tokens and registers come first.
       grid: (rows, columns) of the input's patches; None where there are none.
     """
@@ -76,3 +80,15 @@ class Outputs:
         return on_grid(
             tokens, self.token_maps[-1][:, self.prefix :], grid=self.grid, dropped=dropped
         )
+
+
+def patch_map(tokens: TokenSet) -> Float[Array, "b h w d"]:
+    """The patch tokens in their places; there must be one for each."""
+    patches = tokens.x[:, tokens.prefix :]
+    return patches.reshape(len(patches), *tokens.grid, patches.shape[-1])
+
+
+def stage_maps(ends: Sequence[TokenSet]) -> dict[str, Float[Array, "b h w d"]]:
+    """The patch tokens at the ends of a pyramid's stages, by name, where their grid is whole."""
+    whole = [tokens.patches == tokens.grid[0] * tokens.grid[1] for tokens in ends]
+    return {f"stage{i}": patch_map(ends[i]) for i, all_there in enumerate(whole) if all_there}

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from evovit_jax.models.outputs import Outputs
+from evovit_jax.models.outputs import Outputs, stage_maps
 from evovit_jax.reduction import Reducer
 from evovit_jax.reduction.tokens import TokenSet, start_tokens
 from evovit_jax.reduction.walk import Block, Subsampling, walk
@@ -83,12 +83,13 @@ class TokenModel(nnx.Module):
         )
         walked = walk(self.stages, tokens, reducer, self.downsamples)
         logits, out = self.classify(reducer.as_pooled(walked.tokens))
+        maps = stage_maps(walked.ends) if len(walked.ends) > 1 else {}
         return logits, dataclasses.replace(
             out,
             token_maps=walked.token_maps,
             aux_logits=out.aux_logits | reducer.aux_logits(walked.tokens) if train else {},
             losses=reducer.losses(walked.tokens) if train else {},
-            aux={**out.aux, **reducer.aux(walked.tokens)},
+            aux={**maps, **out.aux, **reducer.aux(walked.tokens)},
             prefix=self.prefix,
             grid=grid,
         )

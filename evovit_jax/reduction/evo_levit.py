@@ -105,16 +105,17 @@ class EvoPyramid(SlowFast):
         self, tokens: TokenSet, attention: AttentionView, stride: int, *, stage: int
     ) -> TokenSet:
         """Subsamples the scores, averages them with new ones, and gives them the sum they had."""
-        if attention.class_row is None:
+        old, row = tokens.scores, attention.class_row
+        if old is None and row is None:
             return tokens
-        new = attention.patch_scores(tokens.prefix)
-        kept = _strided(new, tokens.grid, stride)
-        if tokens.scores is None:
-            return tokens.replace(scores=kept)
-        weight = self._weight(self.backbone.stage_starts[stage + 1] + stage)
-        scores = (1 - weight) * _strided(tokens.scores, tokens.grid, stride) + weight * kept
-        total = tokens.scores.sum(axis=1, keepdims=True)
-        return tokens.replace(scores=total * shares(scores))
+        new = None if row is None else attention.patch_scores(tokens.prefix)
+        if old is None:
+            return tokens.replace(scores=_strided(new, tokens.grid, stride))
+        scores = _strided(old, tokens.grid, stride)
+        if new is not None:  # none where there is no attention between the stages
+            weight = self._weight(self.backbone.stage_starts[stage + 1] + stage)
+            scores = (1 - weight) * scores + weight * _strided(new, tokens.grid, stride)
+        return tokens.replace(scores=old.sum(axis=1, keepdims=True) * shares(scores))
 
 
 def _strided(

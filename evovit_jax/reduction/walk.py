@@ -67,11 +67,13 @@ class Walked:
       tokens: the finished set.
       token_maps: of each block the source map in its feed-forward, then the finished set's.
       counts: how many tokens each block worked on.
+      ends: the set at the end of each stage, before it is subsampled; the last is `tokens`.
     """
 
     tokens: TokenSet
     token_maps: tuple[Int[Array, "b N"], ...]
     counts: tuple[BlockTokens, ...]
+    ends: tuple[TokenSet, ...]
 
 
 def walk(
@@ -91,19 +93,20 @@ def walk(
     Raises:
       AssertionError: a block or the reducer returned tokens of another shape or dtype than it must.
     """
-    inputs, maps, counts = tokens.x.shape[1], [], []
+    inputs, maps, counts, ends = tokens.x.shape[1], [], [], []
     for stage, blocks in enumerate(stages):
         check = functools.partial(check_tokens, dim=reducer.backbone.dim[stage], inputs=inputs)
         if stage == 0:
             tokens = check(reducer.start(tokens))
         else:
+            ends.append(tokens)
             tokens = check(_subsample(subsamplings[stage - 1], stage - 1, tokens, reducer))
         for block in blocks:
             tokens, source, numbers = _through(block, len(counts), tokens, reducer, check)
             maps.append(source)
             counts.append(numbers)
     tokens = check(reducer.finish(tokens))
-    return Walked(tokens, (*maps, tokens.source), tuple(counts))
+    return Walked(tokens, (*maps, tokens.source), tuple(counts), (*ends, tokens))
 
 
 def _through(
