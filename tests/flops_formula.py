@@ -10,6 +10,8 @@ from typing import Any
 from flax import nnx
 
 from evovit_jax.models.levit import LeViT
+from evovit_jax.models.pit import Pool
+from evovit_jax.models.token_model import TokenModel
 from evovit_jax.models.vit import VisionTransformer
 from evovit_jax.reduction import Reducer, reducer_class, token_counts
 from evovit_jax.reduction.matching import alternate
@@ -63,7 +65,7 @@ class ModelMacs:
 def count(model: nnx.Module, *, image_size: int | None = None) -> ModelMacs:
     """The multiply-adds of a network of blocks of attention with a reducer, by the formula."""
     side = model.config.image_size if image_size is None else image_size
-    return (_pyramid if isinstance(model, LeViT) else _flat)(model, side)
+    return (_flat if isinstance(model, VisionTransformer) else _pyramid)(model, side)
 
 
 def _kernel(module: nnx.Module) -> int:
@@ -123,21 +125,27 @@ def _flat(model: VisionTransformer, side: int) -> ModelMacs:
     )
 
 
-def _pyramid(model: LeViT, side: int) -> ModelMacs:
-    """Convolutions, the blocks of all stages with the subsamplings between these, heads."""
-    convs, reducer = model.patch_embed.convs, model.reducer
-    rows = side
-    for _ in convs:
-        rows = -(-rows // 2)
-    tokens, starts = token_counts.count(reducer, (rows, rows)), reducer.backbone.stage_starts
+def _pyramid(model: TokenModel, side: int) -> ModelMacs:
+    """The stem, the blocks of all stages with what lies between these, heads."""
+    stem, reducer = model.patch_embed, model.reducer
+    grid = stem.grid(side, side)
+    if isinstance(model, LeViT):
+        embed = _convolutions(stem.convs, side)
+    else:
+        embed = grid[0] * grid[1] * _kernel(stem.conv)
+    tokens, starts = token_counts.count(reducer, grid), reducer.backbone.stage_starts
     blocks = []
     for i, block in enumerate(block for stage in model.stages for block in stage):
         between = 0
         if i in starts[1:]:
             module = model.downsamples[starts.index(i) - 1]
-            between = _downsample(module, tokens[i - 1].leaving, tokens[i].entering)
+            if isinstance(module, Pool):
+                patches = tokens[i].entering - model.prefix
+                between = patches * _kernel(module.conv) + model.prefix * _kernel(module.fc)
+            else:
+                between = _downsample(module, tokens[i - 1].leaving, tokens[i].entering)
         blocks.append(_block(block, tokens[i], _reducer(reducer, i, tokens[i]), between))
-    return ModelMacs(embed=_convolutions(convs, side), blocks=tuple(blocks), head=_heads(model))
+    return ModelMacs(embed=embed, blocks=tuple(blocks), head=_heads(model))
 
 
 def _downsample(module: nnx.Module, keys: int, queries: int) -> int:

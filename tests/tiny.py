@@ -4,11 +4,15 @@ import pathlib
 from collections.abc import Collection, Iterable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
 from evovit_jax import config as config_lib
+from evovit_jax.models import abstract_model
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # As `--config.FIELD=VALUE` or to `update_from_flattened_dict`.
@@ -31,6 +35,30 @@ def some_slow(values: Iterable[Any], quick: Collection[str]) -> list[Any]:
 def run_model(model: nnx.Module, images: Any, **settings: Any) -> Any:
     """`model(images, **settings)` in one program: each operation on its own compiles for longer."""
     return nnx.jit(lambda model, images: model(images, **settings))(model, images)
+
+
+def filled(name: str, reduction: Any = None, **fields: Any) -> nnx.Module:
+    """A model with random values of usual size, for which no program was compiled."""
+    graphdef, shapes = nnx.split(abstract_model(name, reduction, **fields))
+    rng = np.random.default_rng(0)
+
+    def drawn(path: tuple, shape: jax.ShapeDtypeStruct) -> jax.Array:
+        value = rng.normal(scale=0.3, size=shape.shape)
+        at_least = 0.5 if any("var" in str(part) for part in path) else -np.inf
+        return jnp.asarray(np.maximum(value, at_least).astype(shape.dtype))
+
+    return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(drawn, shapes))
+
+
+def shapes_of(model: nnx.Module, *images: int) -> tuple[Any, dict[str, Any]]:
+    """Logits, and everything else by name, of images `[b, h, w, c]`, without values."""
+    graphdef, state = nnx.split(model)
+
+    def passed(state: Any, images: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+        logits, out = nnx.merge(graphdef, state)(images)
+        return logits, vars(out)
+
+    return jax.eval_shape(passed, state, jax.ShapeDtypeStruct(images, jnp.float32))
 
 
 def tiny_config(recipe: str = "digits_evo.py", **overrides: Any) -> ConfigDict:

@@ -91,7 +91,7 @@ def _model() -> ConfigDict:
     c.num_classes = placeholder(int)  # None = the data set's
     c.image_size = 224  # pixels, height and width
     c.patch_size = placeholder(int)  # pixels
-    # A LeViT has three of each, one a stage: "(128,256,384)".
+    # A pyramid has several of each, one a stage: "(128,256,384)".
     c.embed_dim = placeholder(object)
     c.depth = placeholder(object)  # blocks
     c.num_heads = placeholder(object)  # of attention

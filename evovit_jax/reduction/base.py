@@ -297,7 +297,8 @@ class Reducer(nnx.Module):
 
         `tokens` is still the full raster `tokens.grid`; the backbone then replaces `x`, `grid` and
         `source` by those of every `stride`-th row and column. The reducer does so with what is its
-        own. The attention's queries are the class tokens and the chosen ones, its keys all tokens.
+        own. The attention's queries are the class tokens and the chosen ones, its keys all tokens;
+        nothing is shown of it where a network subsamples without attention, as PiT does.
         """
         del attention, stride, stage
         return tokens

@@ -20,14 +20,19 @@ TOKENS = [
 
 
 @pytest.mark.parametrize(("fields", "message"), BAD)
-@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "levit_128s", "regnety_160"])
+@pytest.mark.parametrize(
+    "name",
+    ["deit_tiny_patch16_224", "levit_128s", "regnety_160", "pvt_v2_b0", "pit_ti_224", "cvt_13"],
+)
 def test_every_family(name, fields, message):
     with pytest.raises(UserError, match=message):
         evovit_jax.create_model(name, **fields)
 
 
 @pytest.mark.parametrize(("fields", "message"), TOKENS)
-@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "levit_128s"])
+@pytest.mark.parametrize(
+    "name", ["deit_tiny_patch16_224", "levit_128s", "pvt_v2_b0", "pit_ti_224", "cvt_13"]
+)
 def test_networks_of_tokens(name, fields, message):
     with pytest.raises(UserError, match=message):
         evovit_jax.create_model(name, **fields)

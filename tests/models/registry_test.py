@@ -18,8 +18,13 @@ from evovit_jax.models.variables import Skeleton
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "models.md"
 # Parameters, auxiliary heads included, and GMACs of one image; None: nothing to compare with.
-# timm 1.0.31 and the official Evo-ViT code (representative token: 0.5 % more GMACs on DeiT).
+# timm 1.0.31, and the official code of CvT and of Evo-ViT (representative token: 0.5 % more GMACs
+# on DeiT).
 EXPECTED = {
+    "cvt_13": (19_997_480, 4.566),
+    "cvt_13_384": (19_997_480, 16.269),
+    "cvt_21": (31_622_696, 7.178),
+    "cvt_21_384": (31_622_696, 24.849),
     "deit3_base_patch16_224": (86_585_320, 17.564),
     "deit3_base_patch16_384": (86_877_160, 55.484),
     "deit3_huge_patch14_224": (632_126_440, 167.295),
@@ -58,6 +63,21 @@ EXPECTED = {
     "levit_384": (39_128_836, 2.352),
     "lvvit_m": (55_830_544, None),
     "lvvit_s": (26_151_824, None),
+    "pit_b_224": (73_764_840, 12.402),
+    "pit_b_distilled_224": (74_790_096, 12.482),
+    "pit_s_224": (23_461_912, 2.871),
+    "pit_s_distilled_224": (24_039_056, 2.897),
+    "pit_ti_224": (4_847_272, 0.699),
+    "pit_ti_distilled_224": (5_104_336, 0.705),
+    "pit_xs_224": (10_618_888, 1.395),
+    "pit_xs_distilled_224": (11_003_984, 1.407),
+    "pvt_v2_b0": (3_666_760, 0.566),
+    "pvt_v2_b1": (14_009_000, 2.108),
+    "pvt_v2_b2": (25_362_856, 4.027),
+    "pvt_v2_b2_li": (22_553_512, 3.889),
+    "pvt_v2_b3": (45_238_696, 6.897),
+    "pvt_v2_b4": (62_556_072, 10.101),
+    "pvt_v2_b5": (81_956_008, 11.717),
     "regnety_160": (83_590_140, 15.912),
     "vit_base_patch16_224": (86_567_656, 17.564),
     "vit_base_patch16_384": (86_859_496, 55.484),
@@ -95,9 +115,12 @@ def test_every_expected_model_is_there():
 
 # One of each family in the quick run: tracing a network takes seconds.
 TRACED = {"deit_tiny_patch16_224", "evo_levit_128s", "lvvit_s", "regnety_160", "levit_128s"}
+TRACED |= {"pit_ti_224"}
+# Whose parameters are counted in the quick run: all but these, which are slow to make.
+MADE = TRACED | {name for name in EXPECTED if not name.startswith(("pvt_", "pit_", "cvt_"))}
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED))
+@pytest.mark.parametrize("name", some_slow(sorted(EXPECTED), MADE))
 def test_parameter_counts(name):
     assert sum(parameters(name).values()) == EXPECTED[name][0]
 
@@ -166,6 +189,10 @@ def test_transforms_are_those_of_the_authors():
         "vit_base_patch16_384": EvalTransform(image_size=384, resize=384, mean=half, std=half),
         "lvvit_s": EvalTransform(resize=248),
         "regnety_160": at_224,
+        "pvt_v2_b0": EvalTransform(resize=248),
+        "pit_b_distilled_224": EvalTransform(resize=248),
+        "cvt_21": at_224,
+        "cvt_21_384": EvalTransform(image_size=384, resize=384),
     }
     assert {name: model_entry(name).transform for name in expected} == expected
 

@@ -23,6 +23,32 @@ LEVIT = {
 }
 REGNET = {"stem_width": 8, "widths": (8, 16), "depth": (1, 2), "group_width": 4}
 LVVIT = {"image_size": 32, "embed_dim": 12, "depth": 2, "num_heads": 3}
+PVT = {
+    "image_size": 32,
+    "embed_dim": (8, 12),
+    "depth": (1, 2),
+    "num_heads": (1, 2),
+    "sr_ratios": (2, 1),
+    "mlp_ratios": (2, 2),
+}
+PIT = {
+    "image_size": 16,
+    "patch_size": 4,
+    "stride": 2,
+    "embed_dim": (8, 16),
+    "depth": (1, 2),
+    "num_heads": (1, 2),
+}
+CVT = {
+    "image_size": 16,
+    "patch_size": (7, 3),
+    "patch_stride": (4, 2),
+    "patch_padding": (2, 1),
+    "embed_dim": (8, 12),
+    "depth": (1, 2),
+    "num_heads": (1, 2),
+    "class_token": (False, True),
+}
 # Model, its reduction, sizes, family, and a tensor that only this family names so.
 FAMILIES = [
     ("deit_tiny_patch16_224", None, VIT, "timm", "blocks.1.attn.qkv.weight"),
@@ -50,6 +76,26 @@ FAMILIES = [
     ("vit_base_patch16_clip_quickgelu_224", None, VIT, "timm", "norm_pre.weight"),
     ("vit_pe_core_base_patch16_224", None, {**VIT, "map_heads": 3}, "timm", "attn_pool.kv.bias"),
     ("lvvit_s", None, LVVIT, "lvvit", "patch_embed.bn3.num_batches_tracked"),
+    ("pvt_v2_b0", None, PVT, "timm", "stages.1.downsample.norm.bias"),
+    ("pvt_v2_b0", None, PVT, "pvt", "block2.1.mlp.dwconv.dwconv.weight"),
+    (
+        "pvt_v2_b0",
+        None,
+        PVT,
+        "transformers",
+        "pvt_v2.encoder.layers.0.blocks.0.attention.value.bias",
+    ),
+    ("pit_ti_224", None, PIT, "timm", "transformers.1.pool.conv.weight"),
+    ("pit_ti_distilled_224", None, PIT, "pit", "pools.0.fc.weight"),
+    ("cvt_13", None, CVT, "cvt", "stage1.blocks.1.attn.conv_proj_v.bn.num_batches_tracked"),
+    (
+        "cvt_13",
+        None,
+        CVT,
+        "transformers",
+        "cvt.encoder.stages.1.layers.0.attention.attention."
+        "convolution_projection_key.convolution_projection.normalization.running_var",
+    ),
     ("regnety_160", None, REGNET, "timm", "s2.b1.downsample.conv.weight"),
     ("regnety_160", None, REGNET, "pycls", "s2.b1.f.se.f_ex.2.bias"),
 ]
@@ -93,7 +139,16 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
-@pytest.mark.parametrize(("name", "reduction", "sizes", "family", "tensor"), FAMILIES)
+# Pyramids in the quick run: one of each.
+ROUND_TRIPS = [
+    pytest.param(*row, marks=pytest.mark.slow)
+    if row[0].startswith(("pvt_", "pit_", "cvt_")) and row[3] in ("timm", "cvt")
+    else row
+    for row in FAMILIES
+]
+
+
+@pytest.mark.parametrize(("name", "reduction", "sizes", "family", "tensor"), ROUND_TRIPS)
 def test_a_round_trip_gives_back_every_bit(name, reduction, sizes, family, tensor):
     tensors = checkpoint(make(name, reduction, sizes), family)
     assert tensor in tensors
@@ -221,6 +276,7 @@ def test_heads_must_agree_on_the_classes():
         ("deit_tiny_distilled_patch16_224", VIT, 24, ["pos_embed"]),
         ("deit3_small_patch16_224", VIT, 24, ["pos_embed"]),
         ("evo_levit_128s", LEVIT, 80, ["poss", "blocks.3.poss"]),
+        ("pit_ti_224", PIT, 24, ["pos_embed"]),
     ],
 )
 def test_another_grid_interpolates_positions_and_says_so(name, sizes, image_size, said):
