@@ -78,8 +78,8 @@ def dense():
 
 # In the last stage tokens are gone for good; in the others a pool finds the grid whole.
 REDUCTIONS = {
-    "evit,locations=2:,keep_rate=0.5": 1 + 4 + 1,
-    "topk,locations=3:,keep_rate=0.5": 1 + 4,
+    "evit,locations=2:,keep_rate=0.5": 1 + 5 + 1,
+    "topk,locations=2:,keep_rate=0.5": 1 + 4,
     "tome,r=0:0:2:1": 1 + 9 - 3,
     "tome,r=6:4:0:0": 10,
     "evit,locations=0:,keep_rate=0.3": 10,
