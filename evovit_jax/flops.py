@@ -24,7 +24,8 @@ def gmacs(model: nnx.Module, *, image_size: int | None = None) -> float:
       UserError: the images do not divide into patches.
     """
     side = model.config.image_size if image_size is None else image_size
-    images = jax.ShapeDtypeStruct((1, side, side, model.config.in_channels), jnp.float32)
+    sides = side if isinstance(side, tuple) else (side, side)
+    images = jax.ShapeDtypeStruct((1, *sides, model.config.in_channels), jnp.float32)
     graphdef, state = nnx.split(model)
     return macs_of(lambda s, x: nnx.merge(graphdef, s)(x)[0], state, images) / 1e9
 

@@ -36,7 +36,8 @@ class PiTConfig:
     """Every setting of a PiT.
 
     Attributes:
-      image_size: side of the images that the positions are for, pixels; others are interpolated.
+      image_size: side of the images that the positions are for, pixels, or their height and width;
+        for others they are interpolated.
       patch_size: side of a patch, pixels.
       stride: pixels from one patch to the next.
       in_channels: channels of the images.
@@ -54,7 +55,7 @@ class PiTConfig:
       attention_kernel: "auto", "matmul" or "fused".
     """
 
-    image_size: int = 224
+    image_size: int | tuple[int, int] = 224
     patch_size: int = 16
     stride: int = 8
     in_channels: int = 3
@@ -90,6 +91,11 @@ class PiTConfig:
             attention_kernel=self.attention_kernel,
             **{name: getattr(self, name) for name in names},
         )
+
+
+def sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of square images, or as they are given."""
+    return image_size if isinstance(image_size, tuple) else (image_size, image_size)
 
 
 class PatchEmbed(nnx.Module):
@@ -168,7 +174,7 @@ class PiT(TokenModel):
         dim, dtype = config.embed_dim, jnp.dtype(config.dtype)
         self.prefix = 2 if config.distilled else 1
         self.patch_embed = PatchEmbed(config, rngs=rngs)
-        self.grid = self.patch_embed.grid(config.image_size, config.image_size)
+        self.grid = self.patch_embed.grid(*sides(config.image_size))
         self.pos_embed = nnx.Param(truncated_normal(rngs.params(), (1, *self.grid, dim[0])))
         self.cls_token = nnx.Param(truncated_normal(rngs.params(), (1, self.prefix, dim[0])))
         number, stages = 0, []

@@ -14,8 +14,9 @@ from golden_networks.stage_maps import stage_map
 def network(sizes: dict[str, Any], reducer: dict[str, Any]) -> CvT:
     """The network of a file."""
     lists = ("patch_size", "patch_stride", "patch_padding", "embed_dim", "num_heads", "depth")
+    del sizes["image_size"]  # the network is the same for all
     config = CvTConfig(
-        **{name: sizes.pop(name) for name in ("image_size", "mlp_ratio", "qkv_bias")},
+        **{name: sizes.pop(name) for name in ("mlp_ratio", "qkv_bias")},
         **{name: tuple(sizes.pop(name)) for name in (*lists, "class_token")},
         num_classes=sizes.pop("num_classes"),
         qkv_kernel=sizes.pop("kernel_qkv"),

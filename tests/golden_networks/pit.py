@@ -13,9 +13,11 @@ from golden_networks.stage_maps import stage_map
 
 def network(sizes: dict[str, Any], reducer: dict[str, Any]) -> PiT:
     """The network of a file."""
-    names = ("image_size", "patch_size", "stride", "mlp_ratio", "num_classes", "qkv_bias")
+    size = sizes.pop("image_size")
+    names = ("patch_size", "stride", "mlp_ratio", "num_classes", "qkv_bias")
     heads = tuple(sizes.pop("num_heads"))
     config = PiTConfig(
+        image_size=size if isinstance(size, int) else tuple(size),
         **{name: sizes.pop(name) for name in names},
         embed_dim=tuple(w * n for w, n in zip(sizes.pop("base_dims"), heads, strict=True)),
         depth=tuple(sizes.pop("depth")),

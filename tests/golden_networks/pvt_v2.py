@@ -17,8 +17,9 @@ EMBED_NORMS = "after patch embedding and downsampling, and attn.norm"
 def network(sizes: dict[str, Any], reducer: dict[str, Any]) -> PVTv2:
     """The network of a file."""
     epsilons = dict(sizes.pop("layer_norm_eps"))
+    del sizes["image_size"]  # the network is the same for all
     config = PVTv2Config(
-        **{name: sizes.pop(name) for name in ("image_size", "num_classes", "linear", "qkv_bias")},
+        **{name: sizes.pop(name) for name in ("num_classes", "linear", "qkv_bias")},
         **{name: tuple(sizes.pop(name)) for name in ("num_heads", "sr_ratios", "mlp_ratios")},
         embed_dim=tuple(sizes.pop("embed_dims")),
         depth=tuple(sizes.pop("depths")),

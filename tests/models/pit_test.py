@@ -39,6 +39,9 @@ def test_patches_overlap_and_pools_take_every_other_place():
     assert out["aux"]["stage0"].shape == (2, 6, 10, 8)
     assert out["aux"]["stage1"].shape == (2, 3, 5, 16)
     assert out["features"].shape == (2, 1 + 15, 16)
+    wide = tiny(image_size=(24, 40))
+    assert wide.grid == (5, 9)
+    assert wide.pos_embed.shape == (1, 5, 9, 8)
     counts = token_counts.count(tiny().reducer, (5, 5))
     assert [block.entering for block in counts] == [26, 26, 10, 10]
 
