@@ -8,7 +8,8 @@ from evovit_jax.models.layers import REMAT_POLICIES
 
 COUNTS = ("image_size", "patch_size", "in_channels", "embed_dim", "num_heads",
           "key_dim", "depth", "stem_width", "widths", "group_width", "stride", "sr_ratios",
-          "patch_stride", "qkv_kernel", "kv_stride")  # fmt: skip
+          "patch_stride", "qkv_kernel", "kv_stride", "layers", "embed_dims",
+          "stem_hidden_dim")  # fmt: skip
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "pool": ("token", "avg"),
     "remat": tuple(REMAT_POLICIES),
@@ -33,6 +34,8 @@ def check_fields(config: Any) -> None:
     for name in COUNTS:
         value = getattr(config, name, 1)
         for count in value if isinstance(value, tuple) else (value,):
+            if isinstance(count, tuple):  # lists of lists are the model's own to check
+                continue
             if not _is_whole(count) or count < 1:
                 raise UserError(f"{name} must be a whole number from 1, got {value!r}")
     if not _is_whole(config.num_classes) or config.num_classes < 0:

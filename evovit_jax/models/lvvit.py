@@ -11,7 +11,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from evovit_jax.errors import UserError
 from evovit_jax.models.batch_norm import ConvNorm
@@ -22,7 +22,7 @@ from evovit_jax.models.vit import VisionTransformer, ViTConfig
 from evovit_jax.reduction.tokens import TokenSet
 
 STEM_WIDTH = 64
-STEM_PATCH = 8  # pixels of the stem's output, of which one is two of the image
+STEM_STRIDE = 2  # of the first convolution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,26 +50,31 @@ class LVViTConfig(ViTConfig):
 
 
 class Stem(nnx.Module):
-    """Three convolutions, the first with stride 2, then patches of 8x8: 16x16 image pixels."""
+    """Three convolutions, the first with stride 2, then patches of what they give."""
 
-    def __init__(self, config: LVViTConfig, *, rngs: nnx.Rngs):
-        made = {"dtype": jnp.dtype(config.dtype), "frozen": config.freeze_norm, "rngs": rngs}
-        self.patch_size = 2 * STEM_PATCH
+    def __init__(
+        self,
+        patch_size: int,
+        channels: int,
+        width: int,
+        dim: int,
+        *,
+        dtype: jnp.dtype,
+        frozen: bool,
+        rngs: nnx.Rngs,
+    ):
+        made = {"dtype": dtype, "frozen": frozen, "rngs": rngs}
+        self.patch_size = patch_size  # pixels of the image
+        side = patch_size // STEM_STRIDE
         self.convs = nnx.List(
             [
-                ConvNorm(config.in_channels, STEM_WIDTH, 7, stride=2, **made),
-                ConvNorm(STEM_WIDTH, STEM_WIDTH, 3, **made),
-                ConvNorm(STEM_WIDTH, STEM_WIDTH, 3, **made),
+                ConvNorm(channels, width, 7, stride=STEM_STRIDE, **made),
+                ConvNorm(width, width, 3, **made),
+                ConvNorm(width, width, 3, **made),
             ]
         )
         self.proj = nnx.Conv(
-            STEM_WIDTH,
-            config.embed_dim,
-            (STEM_PATCH, STEM_PATCH),
-            strides=STEM_PATCH,
-            padding="VALID",
-            dtype=jnp.dtype(config.dtype),
-            rngs=rngs,
+            width, dim, (side, side), strides=side, padding="VALID", dtype=dtype, rngs=rngs
         )
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -104,22 +109,48 @@ class LVViT(VisionTransformer):
         )
 
     def _patch_embed(self, rngs: nnx.Rngs) -> nnx.Module:
-        return Stem(self.config, rngs=rngs)
+        c = self.config
+        return Stem(
+            c.patch_size,
+            c.in_channels,
+            STEM_WIDTH,
+            c.embed_dim,
+            dtype=jnp.dtype(c.dtype),
+            frozen=c.freeze_norm,
+            rngs=rngs,
+        )
 
     def classify(self, tokens: TokenSet) -> tuple[Float[Array, "b k"], Outputs]:
         """Logits, normalised features, and the logits of the class token and of the patches."""
-        features = self.norm(tokens.x)
-        on_class = self.head(as_float32(features[:, 0]))
-        on_patches = self.aux_head(as_float32(features[:, tokens.prefix :]))
-        counted = on_patches
-        if tokens.mask is not None:
-            counts = tokens.mask[:, tokens.prefix :, None]
-            # Where a mask drops every patch of an image, the class token classifies alone.
-            counts, none = jnp.broadcast_arrays(counts, ~counts.any(axis=1, keepdims=True))
-            counted = jnp.where(counts, on_patches, jnp.where(none, 0.0, -jnp.inf))
-        logits = on_class if tokens.train else on_class + 0.5 * counted.max(axis=1)
-        aux = {"class_logits": on_class, "patch_logits": on_patches}
-        return logits, Outputs(features, as_float32(features[:, 0]), aux=aux)
+        mask = None if tokens.mask is None else tokens.mask[:, tokens.prefix :]
+        return with_patch_logits(self, self.norm(tokens.x), mask, train=tokens.train)
+
+
+def with_patch_logits(
+    model: nnx.Module,
+    features: Float[Array, "b n d"],
+    mask: Bool[Array, "b p"] | None,
+    *,
+    train: bool,
+) -> tuple[Float[Array, "b k"], Outputs]:
+    """Logits by `model.head` of the class token and by `model.aux_head` of the patches.
+
+    Args:
+      model: has both heads.
+      features: after the last norm, one class token first.
+      mask: which patches count; None means all.
+      train: the class token's logits alone are returned.
+    """
+    on_class = model.head(as_float32(features[:, 0]))
+    on_patches = model.aux_head(as_float32(features[:, 1:]))
+    counted = on_patches
+    if mask is not None:
+        # Where a mask drops every patch of an image, the class token classifies alone.
+        counts, none = jnp.broadcast_arrays(mask[:, :, None], ~mask.any(axis=1)[:, None, None])
+        counted = jnp.where(counts, on_patches, jnp.where(none, 0.0, -jnp.inf))
+    logits = on_class if train else on_class + 0.5 * counted.max(axis=1)
+    aux = {"class_logits": on_class, "patch_logits": on_patches}
+    return logits, Outputs(features, as_float32(features[:, 0]), aux=aux)
 
 
 _WEIGHTS = "https://github.com/zihangJiang/TokenLabeling"

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from evovit_jax.errors import UserError
@@ -77,9 +78,12 @@ class Outputs:
                 f"dense: tokens are {tuple(tokens.shape)}, the finished set has "
                 f"{self.features.shape[1]} tokens of {self.features.shape[0]} images"
             )
-        return on_grid(
-            tokens, self.token_maps[-1][:, self.prefix :], grid=self.grid, dropped=dropped
-        )
+        source = self.token_maps[-1]
+        walked = source.shape[1] - self.grid[0] * self.grid[1]
+        # Class tokens that came in behind the blocks, as VOLO's, stand before what the map counts.
+        source = source[:, walked:] + self.prefix - walked
+        source = jnp.where(self.token_maps[-1][:, walked:] < 0, -1, source)
+        return on_grid(tokens, source, grid=self.grid, dropped=dropped)
 
 
 def patch_map(tokens: TokenSet) -> Float[Array, "b h w d"]:

@@ -50,6 +50,19 @@ class TokenModel(nnx.Module):
         """Class and patch tokens with their positions, in the compute dtype."""
         raise NotImplementedError
 
+    def start(
+        self, images: Float[Array, "b h w c"], *, train: bool, key: Key[Array, ""] | None
+    ) -> TokenSet:
+        """The tokens with which the walk begins; here those of `embed`."""
+        return start_tokens(
+            self.embed(images, train=train),
+            prefix=self.prefix,
+            grid=self.patch_embed.grid(*images.shape[1:3]),
+            train=train,
+            key=key,
+            places=self.reducer.backbone.rotary,
+        )
+
     def classify(self, tokens: TokenSet) -> tuple[Float[Array, "b k"], Outputs]:
         """Logits, and of `Outputs` the features, auxiliary logits and `aux` of the network."""
         raise NotImplementedError
@@ -72,15 +85,7 @@ class TokenModel(nnx.Module):
           reduction: settings of the reducer for this pass, by field.
         """
         reducer = self.reducer.override(**(reduction or {}))
-        grid = self.patch_embed.grid(*images.shape[1:3])
-        tokens = start_tokens(
-            self.embed(images, train=train),
-            prefix=self.prefix,
-            grid=grid,
-            train=train,
-            key=key,
-            places=reducer.backbone.rotary,
-        )
+        tokens = self.start(images, train=train, key=key)
         walked = walk(self.stages, tokens, reducer, self.downsamples)
         logits, out = self.classify(reducer.as_pooled(walked.tokens))
         maps = stage_maps(walked.ends) if len(walked.ends) > 1 else {}
@@ -90,6 +95,6 @@ class TokenModel(nnx.Module):
             aux_logits=out.aux_logits | reducer.aux_logits(walked.tokens) if train else {},
             losses=reducer.losses(walked.tokens) if train else {},
             aux={**maps, **out.aux, **reducer.aux(walked.tokens)},
-            prefix=self.prefix,
-            grid=grid,
+            prefix=tokens.prefix + out.features.shape[1] - walked.tokens.x.shape[1],
+            grid=tokens.grid,
         )

@@ -50,6 +50,21 @@ CVT = {
     "num_heads": (1, 2),
     "class_token": (False, True),
 }
+CONVIT = {**VIT, "local_up_to_layer": 1}
+CROSSVIT = {
+    "image_size": 48,
+    "image_scale": (1.0, 2 / 3),
+    "embed_dim": (12, 16),
+    "num_heads": (2, 2),
+    "depth": ((1, 2, 0), (1, 1, 2)),
+}
+VOLO = {
+    "image_size": 32,
+    "layers": (1, 2, 1),
+    "embed_dims": (8, 12, 12),
+    "num_heads": (2, 3, 3),
+    "stem_hidden_dim": 4,
+}
 # Model, its reduction, sizes, family, and a tensor that only this family names so.
 FAMILIES = [
     ("deit_tiny_patch16_224", None, VIT, "timm", "blocks.1.attn.qkv.weight"),
@@ -99,6 +114,10 @@ FAMILIES = [
     ),
     ("regnety_160", None, REGNET, "timm", "s2.b1.downsample.conv.weight"),
     ("regnety_160", None, REGNET, "pycls", "s2.b1.f.se.f_ex.2.bias"),
+    ("convit_tiny", None, CONVIT, "timm", "blocks.0.attn.gating_param"),
+    ("crossvit_9_240", None, CROSSVIT, "timm", "blocks.0.fusion.1.attn.wk.weight"),
+    ("crossvit_9_dagger_240", None, CROSSVIT, "crossvit", "patch_embed.1.proj.4.weight"),
+    ("volo_d1_224", None, VOLO, "timm", "network.3.0.attn.qkv.weight"),
 ]
 
 

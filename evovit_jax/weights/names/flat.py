@@ -5,12 +5,14 @@ tests/weights/state_dict_test.py sends it through a round trip.
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from evovit_jax.models.positions import resize_positions
 from evovit_jax.models.variables import variables
 from evovit_jax.weights.layouts import (
     Link,
@@ -55,7 +57,11 @@ def links(model: nnx.Module, renames: Iterable[tuple[str, str]] = ()) -> tuple[L
 
 def position_resizer(model: nnx.Module):
     """Interpolates `[1, n, d]` positions that were learned for another square grid."""
-    prefix = model.prefix if model.config.class_position else 0
+    return grid_resizer(model.prefix if model.config.class_position else 0, model.resized)
+
+
+def grid_resizer(prefix: int, resized: Callable[..., jax.Array] = resize_positions):
+    """Interpolates `[1, prefix + n, d]` positions that were learned for another square grid."""
 
     def resize(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         if value.ndim != 3 or value.shape[2] != shape[2]:
@@ -63,7 +69,7 @@ def position_resizer(model: nnx.Module):
         old, new = (math.isqrt(max(0, n - prefix)) for n in (value.shape[1], shape[1]))
         if old == 0 or old * old != value.shape[1] - prefix or new * new != shape[1] - prefix:
             return value
-        grid = model.resized(jnp.asarray(value[:, prefix:]), (old, old), (new, new))
+        grid = resized(jnp.asarray(value[:, prefix:]), (old, old), (new, new))
         return np.concatenate([value[:, :prefix], np.asarray(grid)], axis=1)
 
     return resize
