@@ -140,6 +140,13 @@ def svite(fields: dict[str, Any], depth: int) -> None:
         assert fields.pop(name, value) == value
 
 
+def tokenlearner(fields: dict[str, Any], depth: int) -> None:
+    """With a fuser, the official code learns tokens in every block from the location on."""
+    del depth
+    every = "every block from the location on"
+    assert fields.pop("fuse_blocks", every) == every
+
+
 def tome(fields: dict[str, Any], depth: int) -> None:
     """A pair is a number and its inflection."""
     del depth
@@ -156,6 +163,7 @@ OF_METHODS: dict[str, Callable[[dict[str, Any], int], None]] = {
     "pitome": pitome,
     "svite_data": svite,
     "tofu": tofu,
+    "tokenlearner": tokenlearner,
     "tome": tome,
 }
 
@@ -203,7 +211,10 @@ def reducer_of(meta: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, 
     dense = meta["method"] is None or output.get("reduction", {}) is None
     if dense or output.get("mode") == "eval, unpruned":
         return {"name": "none"}
-    fields = reducer_fields(meta["reduction"], meta)
+    given = dict(meta["reduction"])
+    if meta["method"] == "tokenlearner":  # each output is of a network of its own
+        given |= output.get("reduction", {})
+    fields = reducer_fields(given, meta)
     if (meta["family"], meta["method"]) == ("tokenreduction", "evit"):
         fields["rounding"] = "grid"
     name = {"svite_data": "svite"}.get(meta["method"], meta["method"])

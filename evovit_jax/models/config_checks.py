@@ -8,8 +8,9 @@ from evovit_jax.models.layers import REMAT_POLICIES
 
 COUNTS = ("image_size", "patch_size", "in_channels", "embed_dim", "num_heads",
           "key_dim", "depth", "stem_width", "widths", "group_width", "stride", "sr_ratios",
-          "patch_stride", "qkv_kernel", "kv_stride", "layers", "embed_dims",
-          "stem_hidden_dim")  # fmt: skip
+          "patch_stride", "qkv_kernel", "kv_stride", "layers", "embed_dims", "stem_hidden_dim",
+          "compressed_grid", "head_dim", "cross_num_heads", "cross_head_dim",
+          "patch_kernel_size")  # fmt: skip
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "pool": ("token", "avg"),
     "remat": tuple(REMAT_POLICIES),

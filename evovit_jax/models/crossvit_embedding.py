@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 from evovit_jax.errors import UserError
 from evovit_jax.models.bicubic import resize_bicubic
 from evovit_jax.models.config_checks import check_fields
-from evovit_jax.models.layers import PatchEmbed, patch_grid, resize_positions, truncated_normal
+from evovit_jax.models.layers import PatchEmbed, patch_grid, truncated_normal
+from evovit_jax.models.positions import resize_positions
 from evovit_jax.models.vit import ViTConfig
 
 BRANCHES = 2

@@ -33,6 +33,8 @@ MODULES = (
     "clip",
     "perception_encoder",
     "mae",
+    "tokenlearner_vit",
+    "lookupvit",
 )
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -37,6 +37,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "sit": ("sit", "SiT"),
     "svite": ("svite", "SViTE"),
     "tofu": ("tofu", "ToFu"),
+    "tokenlearner": ("token_learner", "TokenLearner"),
     "tome": ("tome", "ToMe"),
     "topk": ("topk", "TopK"),
 }

@@ -31,6 +31,7 @@ LEARNED = {
     "sinkhorn",
     "sit",
     "svite",
+    "tokenlearner",
 }
 
 

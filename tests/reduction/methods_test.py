@@ -54,6 +54,7 @@ VARIANTS = [
     "pitome,keep_rate=0.6,proportional_attention=true",
     "ppt,threshold=0.0",
     "tofu,keep_rate=0.6",
+    "tokenlearner,version=1.0,sum_pooling=false",
     "tome,r=3,inflection=-1.0",
     "tome,keep_rate=0.5",
 ]

@@ -58,6 +58,14 @@ CROSSVIT = {
     "num_heads": (2, 2),
     "depth": ((1, 2, 0), (1, 1, 2)),
 }
+LOOKUP = {
+    **VIT,
+    "compressed_grid": 2,
+    "head_dim": 4,
+    "cross_num_heads": 2,
+    "cross_head_dim": 3,
+    "patch_kernel_size": 3,
+}
 VOLO = {
     "image_size": 32,
     "layers": (1, 2, 1),
@@ -117,6 +125,14 @@ FAMILIES = [
     ("convit_tiny", None, CONVIT, "timm", "blocks.0.attn.gating_param"),
     ("crossvit_9_240", None, CROSSVIT, "timm", "blocks.0.fusion.1.attn.wk.weight"),
     ("crossvit_9_dagger_240", None, CROSSVIT, "crossvit", "patch_embed.1.proj.4.weight"),
+    (
+        "tokenlearner_vit_small_patch16_224",
+        "tokenlearner,num_tokens=3,fuse=true,version=1.0",
+        VIT,
+        "scenic",
+        "Transformer/TokenLearnerModule_0/Conv_3/kernel",
+    ),
+    ("lookupvit_base_patch16_224", None, LOOKUP, "vit_pytorch", "layers.1.3.to_out.1.weight"),
     ("volo_d1_224", None, VOLO, "timm", "network.3.0.attn.qkv.weight"),
 ]
 

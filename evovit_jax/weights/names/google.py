@@ -12,7 +12,7 @@ from flax import nnx
 
 from evovit_jax.errors import UserError
 from evovit_jax.models.variables import variables
-from evovit_jax.weights.layouts import Layout, Link, Scheme, substitute
+from evovit_jax.weights.layouts import Layout, Link, Renames, Scheme, substitute
 from evovit_jax.weights.names import flat
 
 _BLOCK = r"blocks/(\d+)"
@@ -40,34 +40,35 @@ def scheme(model: nnx.Module) -> Scheme:
     """
     links = []
     for path, variable in variables(model).items():
-        link = _link(model, path, variable.shape)
+        made = link(model, path, variable.shape)
         if "dist" in path or path.startswith("reducer/") or "/ls" in path or "_cls/" in path:
             raise UserError(f"Google's ViT files have no place for {path}")
-        links.append(link)
+        links.append(made)
     return Scheme(tuple(links), resize={"pos_embed": flat.position_resizer(model)})
 
 
-def _link(model: nnx.Module, path: str, shape: tuple[int, ...]) -> Link:
+def link(model: nnx.Module, path: str, shape: tuple[int, ...], renames: Renames = RENAMES) -> Link:
+    """The link of a variable of a flat vision transformer whose heads lie in an axis there."""
     config = model.config
     heads = config.num_heads
-    link = Link(path, (substitute(path, RENAMES),))
+    made = Link(path, (substitute(path, renames),))
     leaf = path.rpartition("/")[2]
     if path.startswith("head/"):
-        return dataclasses.replace(link, class_axis=len(shape) - 1)
+        return dataclasses.replace(made, class_axis=len(shape) - 1)
     if path == "patch_embed/proj/kernel":
         patch = (config.patch_size, config.patch_size, config.in_channels, config.embed_dim)
-        return dataclasses.replace(link, layout=_reshaped(patch, shape))
+        return dataclasses.replace(made, layout=_reshaped(patch, shape))
     if "/attn/qkv/" in path:
         names = tuple(
-            link.names[0].replace("/query/", f"/{part}/") for part in ("query", "key", "value")
+            made.names[0].replace("/query/", f"/{part}/") for part in ("query", "key", "value")
         )
         width = config.embed_dim // heads
         there = (3 * heads, width) if leaf == "bias" else (config.embed_dim, 3 * heads, width)
         return Link(path, names, _reshaped(there, shape), axis=len(there) - 2)
     if path.endswith("attn/proj/kernel"):
         there = (heads, config.embed_dim // heads, config.embed_dim)
-        return dataclasses.replace(link, layout=_reshaped(there, shape))
-    return link
+        return dataclasses.replace(made, layout=_reshaped(there, shape))
+    return made
 
 
 def _reshaped(there: tuple[int, ...], here: tuple[int, ...]) -> Layout:
