@@ -17,6 +17,7 @@ from evovit_jax.models.layers import (
     Mlp,
     PatchEmbed,
     as_float32,
+    mean_of_patches,
     truncated_normal,
 )
 from evovit_jax.models.outputs import Outputs
@@ -96,13 +97,9 @@ class TokenLearnerViT(TokenModel):
         return self.patch_embed(images.astype(dtype), train=train) + positions.astype(dtype)
 
     def classify(self, tokens: TokenSet) -> tuple[Float[Array, "b k"], Outputs]:
-        """Logits of the mean of all tokens that count, and the tokens, after the last norm."""
+        """Logits of the mean of all tokens, and the tokens, after the last norm."""
         features = self.norm(tokens.x)
-        weights = jnp.ones(features.shape[:2])
-        if tokens.mask is not None:
-            weights = jnp.where(tokens.mask, weights, 0.0)
-        weights = weights / jnp.maximum(weights.sum(axis=1, keepdims=True), 1.0)
-        pooled = jnp.einsum("bn,bnd->bd", weights, as_float32(features), precision="highest")
+        pooled = mean_of_patches(tokens.replace(x=as_float32(features)))
         return self.head(pooled), Outputs(features)
 
 
