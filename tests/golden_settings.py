@@ -188,7 +188,7 @@ def reducer_fields(given: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[st
 
 
 # What the encoders' files call the keys that tokens are matched by.
-KEYS = {"keys after rotation": "keys", "keys before rotation": "raw_keys"}
+KEYS = {"keys after rotation": "keys", "keys before rotation": "rawkeys"}
 
 
 def own_reducer(reduction: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Merging(WithinStages):
 
     def attention_request(self, block: int, tokens: TokenSet) -> AttentionRequest:
         """Keys where tokens merge; attention in proportion to sizes once they have."""
-        raw = self.backbone.rotary and getattr(self.fields, "metric", "keys") == "raw_keys"
+        raw = self.backbone.rotary and getattr(self.fields, "metric", "keys") == "rawkeys"
         keys = frozenset({"raw_keys" if raw else "keys"})
         needs = keys if self.reduces(block, tokens) else frozenset()
         bias = log_sizes(tokens) if getattr(self.fields, "proportional_attention", True) else None

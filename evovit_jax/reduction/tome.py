@@ -51,7 +51,7 @@ class ToMeFields(LocatedFields):
         for networks trained as masked autoencoders.
       keep_rate: instead of r: the share of the tokens that a location leaves; None for r.
       locations: with `keep_rate`, the blocks that merge.
-      metric: "keys", or "raw_keys" for those before rotary positions turn them.
+      metric: "keys", or "rawkeys" for those before rotary positions turn them.
       unmerged_order: in what order the rest of A goes on: "position", or "similarity", most similar
         first, which the authors' code does without a class token; by default as that does.
       pooling_counts_sizes: whether a network that pools its tokens counts them by size there.
@@ -66,7 +66,7 @@ class ToMeFields(LocatedFields):
     pooling_counts_sizes: bool = True
 
     def __post_init__(self):
-        check_choice("tome metric", self.metric, ("keys", "raw_keys"))
+        check_choice("tome metric", self.metric, ("keys", "rawkeys"))
         check_choice(
             "tome unmerged_order", self.unmerged_order or "position", ("position", "similarity")
         )
