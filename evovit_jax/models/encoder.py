@@ -209,7 +209,7 @@ class Encoder(VisionTransformer):
         self.head = self._head(rngs)
 
     @property
-    def stages(self) -> list[Sequence[Block]]:
+    def stages(self) -> list[Sequence[Block | RankedBlock]]:
         """All blocks, as one stage; they know how the pooling head ranks tokens."""
         if self.config.pool != "map":
             return [self.blocks]
