@@ -194,11 +194,11 @@ class CvT(Pyramid):
         ]
         return Stage(patch_embed, blocks, class_token=config.class_token[stage], rngs=rngs)
 
-    def classify(self, tokens: TokenSet) -> tuple[Float[Array, "b k"], Float[Array, "b n d"]]:
-        """Logits of the class token, or of the patches' mean, and the normalised tokens."""
+    def pool(self, tokens: TokenSet) -> tuple[Float[Array, "b d"], Float[Array, "b n d"]]:
+        """The class token, or the patches' mean, and all tokens, normalised."""
         features = self.norm(tokens.x)
         wide = as_float32(features)
-        return self.head(wide[:, 0] if tokens.prefix else wide.mean(axis=1)), features
+        return wide[:, 0] if tokens.prefix else wide.mean(axis=1), features
 
 
 _TRANSFORM = EvalTransform()

@@ -227,11 +227,11 @@ class PiT(TokenModel):
         wide = as_float32(features[:, : tokens.prefix])
         logits = self.head(wide[:, 0])
         if not self.config.distilled:
-            return logits, Outputs(features)
+            return logits, Outputs(features, wide[:, 0])
         distilled = self.head_dist(wide[:, 1])
         if not tokens.train:
             logits = (logits + distilled) / 2
-        return logits, Outputs(features, aux_logits={"dist": distilled})
+        return logits, Outputs(features, wide[:, 0], aux_logits={"dist": distilled})
 
 
 _TRANSFORM = EvalTransform(resize=248)

@@ -218,9 +218,9 @@ class PVTv2(Pyramid):
         norm = LayerNorm(dim, epsilon=config.norm_eps, **made)
         return Stage(patch_embed, blocks, norm=norm, rngs=rngs)
 
-    def classify(self, tokens: TokenSet) -> tuple[Float[Array, "b k"], Float[Array, "b n d"]]:
-        """Logits of the tokens' mean, and the tokens."""
-        return self.head(as_float32(tokens.x).mean(axis=1)), tokens.x
+    def pool(self, tokens: TokenSet) -> tuple[Float[Array, "b d"], Float[Array, "b n d"]]:
+        """The tokens' mean, and the tokens."""
+        return as_float32(tokens.x).mean(axis=1), tokens.x
 
 
 _TRANSFORM = EvalTransform(resize=248)

@@ -171,7 +171,7 @@ class Pyramid(nnx.Module):
 
     `model(images)` returns float32 logits `[batch, num_classes]` and `Outputs`, whose `aux` has the
     patches at the end of each stage as `stage0`, `stage1`, ... `[batch, rows, columns, width]`.
-    Subclasses have `classify`, and the attributes below.
+    Subclasses have `pool`, and the attributes below.
 
     Attributes:
       Config: the dataclass of the settings.
@@ -179,6 +179,7 @@ class Pyramid(nnx.Module):
       needs_grid: what in its blocks needs every token in its place.
       config: the settings.
       stages: one after another.
+      head: from what is pooled to logits.
     """
 
     Config: type
@@ -186,6 +187,7 @@ class Pyramid(nnx.Module):
     needs_grid: ClassVar[str]
     config: Any
     stages: Sequence[Stage]
+    head: nnx.Linear
 
     def __init__(self, config: Any, reduction: str | Mapping[str, Any] | None):
         name, _ = parse(reduction)
@@ -196,8 +198,8 @@ class Pyramid(nnx.Module):
             )
         self.config = config
 
-    def classify(self, tokens: TokenSet) -> tuple[Float[Array, "b k"], Float[Array, "b n d"]]:
-        """Logits and features of the last stage's tokens."""
+    def pool(self, tokens: TokenSet) -> tuple[Float[Array, "b d"], Float[Array, "b n d"]]:
+        """What the head classifies, float32, and the features, of the last stage's tokens."""
         raise NotImplementedError
 
     def __call__(
@@ -225,5 +227,5 @@ class Pyramid(nnx.Module):
         for i, stage in enumerate(self.stages):
             tokens = stage(x, train=train, key=key)
             x = maps[f"stage{i}"] = patch_map(tokens)
-        logits, features = self.classify(tokens)
-        return logits, Outputs(features, aux=maps)
+        pooled, features = self.pool(tokens)
+        return self.head(pooled), Outputs(features, pooled, aux=maps)

@@ -82,7 +82,8 @@ def test_folded_batch_norm_gives_the_same_logits():
     np.testing.assert_allclose(run_model(folded, batch)[0], logits, atol=1e-5)
     assert not any("/bn/" in path for path in variables(folded))
     # Without a class token in the last stage the head takes the mean of its patches.
-    np.testing.assert_allclose(logits, model.head(out.features.mean(axis=1)), atol=1e-5)
+    np.testing.assert_allclose(out.pooled, out.features.mean(axis=1), atol=1e-5)
+    np.testing.assert_allclose(logits, model.head(out.pooled), atol=1e-5)
 
 
 def test_maps_leave_the_class_token_out():

@@ -55,6 +55,7 @@ def test_maps_of_every_stage_are_shown_for_images_of_any_size(linear, dtype):
         "stage1": (2, 7, 5, 12),
     }
     assert out["features"].shape == (2, 35, 12)
+    assert (out["pooled"].shape, out["pooled"].dtype) == ((2, 12), jnp.float32)
     assert out["token_maps"] == ()
 
 
