@@ -9,7 +9,6 @@ import json
 
 from evovit_jax.errors import run_command
 from evovit_jax.inference import model_flags, prediction
-from evovit_jax.inference.class_names import class_names
 
 
 def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -34,9 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     flags = parse_flags(arguments)
     prepared = model_flags.prepare_from(flags)
-    names = class_names(
-        prepared.model.config.num_classes, file=flags.class_names, weights=flags.weights
-    )
+    names = prepared.class_names(flags.class_names)
     predictions = prediction.predict(prepared, flags.images, names)
     for item in predictions:
         print(item["image"])

@@ -18,7 +18,6 @@ from evovit_jax.data.source import numbered_by
 from evovit_jax.data.spec import DataSpec
 from evovit_jax.errors import UserError
 from evovit_jax.inference import scoring
-from evovit_jax.inference.class_names import class_names
 from evovit_jax.inference.ready_model import ReadyModel
 from evovit_jax.parallel import sharding
 
@@ -40,7 +39,7 @@ def data_config(
     spec = DataSpec.parse(data)
     # A TFDS data set without a split is evaluated on its validation, else on its test split.
     config.eval_data = "" if spec.kind == "tfds" and not spec.split else data
-    config.model.num_classes = prepared.model.config.num_classes
+    config.model.num_classes = prepared.num_classes
     config.model.image_size = transform.image_size
     config.eval_transform.resize = transform.resize
     config.eval_transform.interpolation = transform.interpolation
@@ -116,8 +115,7 @@ def open_batches(prepared: ReadyModel, config: ConfigDict) -> pipeline.EvalBatch
     """
     source = pipeline.eval_source(config)
     if source.has_names:
-        names = class_names(config.model.num_classes, weights=prepared.weights)
-        source = numbered_by(names, source)
+        source = numbered_by(prepared.class_names(), source)
     return pipeline.make_eval_batches(
         config,
         local_batch_size=config.eval_batch_size // jax.process_count(),

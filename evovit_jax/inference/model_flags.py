@@ -18,6 +18,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reduction", help="such as evit,keep_rate=0.7 (default: the model's own)")
     parser.add_argument("--image_size", type=int, help="pixels (default: the model's own)")
     parser.add_argument("--num_classes", type=int, help="of the head (default: the model's own)")
+    parser.add_argument("--classes", help="class embeddings (.npz) that features are compared with")
     parser.add_argument("--resize", type=int, help="shorter side before the centre crop, pixels")
     parser.add_argument("--crop_fraction", type=float, help="image size over resize")
     parser.add_argument("--dtype", help="compute dtype, float32 or bfloat16")
@@ -45,6 +46,7 @@ def prepare_from(flags: argparse.Namespace) -> ReadyModel:
         allow_nonfinite=flags.allow_nonfinite,
         image_size=flags.image_size,
         num_classes=flags.num_classes,
+        classes=flags.classes,
         dtype=flags.dtype,
     )
     for note in prepared.notes:

@@ -19,6 +19,8 @@ from evovit_jax.data import transforms
 from evovit_jax.data.decode import Picture
 from evovit_jax.errors import UserError
 from evovit_jax.inference import compiled
+from evovit_jax.inference.class_names import class_names
+from evovit_jax.inference.zero_shot import ZeroShotClasses, read_classes
 from evovit_jax.models import EvalTransform, create_model, model_entry
 from evovit_jax.models.variables import Skeleton
 from evovit_jax.reduction import describe, parse
@@ -41,6 +43,7 @@ class ReadyModel:
       transform: how an image is prepared.
       weights: where they are from; None for random ones.
       notes: what loading had to say (random weights, interpolated positions, ...).
+      classes: what its features are compared with in place of a head; None for its own head.
     """
 
     name: str
@@ -49,6 +52,32 @@ class ReadyModel:
     transform: EvalTransform
     weights: str | None = None
     notes: tuple[str, ...] = ()
+    classes: ZeroShotClasses | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """The number of its logits.
+
+        Raises:
+          UserError: it has none, only features.
+        """
+        count = len(self.classes.embeddings) if self.classes else self.model.config.num_classes
+        if not count:
+            raise UserError(
+                f"{self.name} has features and no classes: give --classes=FILE.npz with the "
+                "embeddings of classes, or --num_classes and the weights of a head"
+            )
+        return count
+
+    def class_names(self, file: str | None = None) -> list[str]:
+        """What its classes are called; `file`, with a name a line, knows best.
+
+        Raises:
+          UserError: the file cannot be read or has another number of names.
+        """
+        if self.classes and self.classes.names and file is None:
+            return list(self.classes.names)
+        return class_names(self.num_classes, file=file, weights=self.weights)
 
     def crop(self, picture: Picture) -> UInt8[np.ndarray, "s s 3"]:
         """The part of an opened image that the model sees.
@@ -63,7 +92,10 @@ class ReadyModel:
     def program(self) -> tuple[Callable[[Any, Array], tuple[Array, tuple[Array, ...]]], Any]:
         """`compiled.of_pixels` of this model, not jitted yet, and the state that it takes."""
         look, fold = compiled.of_pixels(self.model, self.transform.mean, self.transform.std)
-        return look, fold(*Skeleton.variables(self.model))
+        state = fold(*Skeleton.variables(self.model))
+        if self.classes is None:
+            return look, state
+        return self.classes.in_place_of_head(look), (state, self.classes.embeddings)
 
     @functools.cached_property
     def look(self) -> Callable[[UInt8[np.ndarray, "b s s 3"]], tuple[Array, tuple[Array, ...]]]:
@@ -81,6 +113,7 @@ def prepare(
     crop_fraction: float | None = None,
     allow_missing: bool = False,
     allow_nonfinite: bool = False,
+    classes: str | None = None,
     **overrides: Any,
 ) -> ReadyModel:
     """Makes a model, loads its weights, and finds its transform.
@@ -94,12 +127,14 @@ def prepare(
       crop_fraction: image size over `resize`, the other way to say it; in (0, 1].
       allow_missing: whether gaps and leftovers in the weights are allowed.
       allow_nonfinite: whether weights may be NaN or Inf.
+      classes: an `.npz` file of class embeddings, see `read_classes`; None for the model's head.
       **overrides: fields of the model's `Config`.
 
     Raises:
       UserError: what is missing, unknown or does not fit.
     """
     _check_given(weights, resize, crop_fraction)
+    zero_shot = None if classes is None else read_classes(classes)
     run = config_file.read_run(find_folder(weights)) if weights else None
     if run:
         saved = {key: value for key, value in run["model"].items() if value is not None}
@@ -122,7 +157,7 @@ def prepare(
         loaded = load(made, weights, **allowed)
         _check_settings(loaded, reduction, weights)
         notes = loaded.notes
-    return ReadyModel(name, describe(reduction), made, transform, weights, tuple(notes))
+    return ReadyModel(name, describe(reduction), made, transform, weights, tuple(notes), zero_shot)
 
 
 def _check_settings(loaded: Loaded, spec: str, weights: str) -> None:

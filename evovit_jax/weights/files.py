@@ -64,7 +64,7 @@ def read_tensors(path: str) -> tuple[Tensors, list[str]]:
     if path.endswith(".safetensors"):
         return _read_safetensors(path), []
     if path.endswith(".npz"):
-        return _read_npz(path), []
+        return read_npz(path), []
     if path.endswith(PTH):
         return state_dict(read_pth(path), path)
     raise UserError(f"weights {path}: the name must end in one of {', '.join(SUFFIXES)}")
@@ -121,7 +121,12 @@ def _read_safetensors(path: str) -> Tensors:
         raise UserError(f"{path} is damaged or no safetensors file ({first_line(error)})") from None
 
 
-def _read_npz(path: str) -> Tensors:
+def read_npz(path: str) -> Tensors:
+    """The arrays of an `.npz` file by name; nothing pickled, and no more than such a file may hold.
+
+    Raises:
+      UserError: it is damaged, or unpacks to far more than its size.
+    """
     try:
         with open(path, "rb") as file:
             if zipfile.is_zipfile(file):
