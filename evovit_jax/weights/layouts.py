@@ -45,6 +45,9 @@ def _same(value):
 PLAIN = Layout(_same, _same, _same)
 # (in, out) here, (out, in) there.
 LINEAR = Layout(lambda s: s[::-1], np.transpose, np.transpose)
+# (1, ...) here, without that axis there; twice for a vector that is (1, 1, d) here.
+ROWS = Layout(lambda s: s[1:], lambda a: a[None], lambda a: a[0])
+VECTOR = Layout(lambda s: s[2:], lambda a: a[None, None], lambda a: a[0, 0])
 # (height, width, in, out) here, (out, in, height, width) there.
 CONV = Layout(
     lambda s: (s[3], s[2], s[0], s[1]),
@@ -60,6 +63,11 @@ def as_convolution(patch: int, channels: int) -> Layout:
         lambda a: a.transpose(2, 3, 1, 0).reshape(patch * patch * channels, -1),
         lambda a: a.reshape(patch, patch, channels, -1).transpose(3, 2, 0, 1),
     )
+
+
+def reshaped(there: tuple[int, ...], here: tuple[int, ...]) -> Layout:
+    """The same values in the same order, of another shape."""
+    return Layout(lambda _: there, lambda a: a.reshape(here), lambda a: a.reshape(there))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,22 +121,38 @@ class Link:
 
 
 @dataclasses.dataclass(frozen=True)
+class Repacking:
+    """A way from a file's tensors to those of the links, and back (see `repacking`).
+
+    Attributes:
+      unpack: on reading; what it does not know, or what is not there, stays as it is.
+      pack: on writing.
+    """
+
+    unpack: Callable[[Tensors], Tensors] = _same
+    pack: Callable[[Tensors], Tensors] = _same
+
+
+@dataclasses.dataclass(frozen=True)
 class Scheme:
     """How a family of checkpoints stores one model.
 
     Attributes:
       links: one for every variable of the model.
+      repackings: what is done to a file's tensors, in this order, before the links look for theirs.
       buffers: tensors that follow from the architecture; written, and checked where present.
       aliases: further names of a tensor by its first name; written, and checked where present.
       heads: pattern of the paths whose size is the number of classes.
       resize: by path of a variable whose size follows the image's, how a tensor made for another
         image size becomes one of the given shape.
       trained_with: settings of the reducer that such checkpoints were trained with.
-      spare: pattern of tensors that a model without their reducer does not need.
+      spare: pattern of tensors that the model does not need: of a reducer that it does not have, of
+        a text tower, of training alone.
       hints: what to do about variables that a checkpoint lacks, by a pattern of their paths.
     """
 
     links: tuple[Link, ...]
+    repackings: tuple[Repacking, ...] = ()
     buffers: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     aliases: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     heads: str = r"(head|head_dist|head_cls|head_cls_dist|aux_head)/.*"

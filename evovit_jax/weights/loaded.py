@@ -22,7 +22,7 @@ class Loaded:
       classes: (the checkpoint's, the model's) number of classes where they differ; the model's
         heads keep their initial values then.
       resized: (shape there, shape here) of each tensor that was interpolated, by its name.
-      unused: tensors of a reducer that the model does not have.
+      unused: tensors of what the model does not have: a reducer, a text tower, a head.
       missing: variables without a tensor, which kept their values because that was allowed.
       ignored: tensors without a variable, which was allowed.
       untrained: parts that a checkpoint may lack and that keep their initial values.

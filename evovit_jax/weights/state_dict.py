@@ -43,7 +43,7 @@ def read_into(
       UserError: for gaps, leftovers, shapes that do not fit, values that are no finite numbers, or
         inconsistent copies of a tensor.
     """
-    rest = _without_aliases(tensors, scheme)
+    rest = _unpacked(tensors, scheme)
     held = variables(model)
     classes = _other_classes(rest, scheme, held)
     fitted, missing = _Fitted(scheme), []
@@ -94,11 +94,16 @@ def write_from(model: nnx.Module, scheme: Scheme) -> Tensors:
     out |= {name: np.array(value) for name, value in scheme.buffers.items()}
     for first, others in scheme.aliases.items():
         out |= dict.fromkeys(others, out[first])
+    for repacking in reversed(scheme.repackings):
+        out = repacking.pack(out)
     return out
 
 
-def _without_aliases(tensors: Tensors, scheme: Scheme) -> Tensors:
+def _unpacked(tensors: Tensors, scheme: Scheme) -> Tensors:
+    """The tensors as the links name them, each once."""
     rest = {name: np.asarray(value) for name, value in tensors.items()}
+    for repacking in scheme.repackings:
+        rest = repacking.unpack(rest)
     for first, others in scheme.aliases.items():
         for name in others:
             if name not in rest:

@@ -5,7 +5,8 @@ tests/weights/state_dict_test.py sends it through a round trip.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,9 @@ from flax import nnx
 from evovit_jax.models.positions import resize_positions
 from evovit_jax.models.variables import variables
 from evovit_jax.weights.layouts import (
+    Layout,
     Link,
+    Renames,
     Scheme,
     as_convolution,
     default_link,
@@ -40,8 +43,18 @@ def scheme(model: nnx.Module, renames: Iterable[tuple[str, str]] = ()) -> Scheme
     return Scheme(links=links(model, renames), resize=resize, hints=HINTS)
 
 
-def links(model: nnx.Module, renames: Iterable[tuple[str, str]] = ()) -> tuple[Link, ...]:
-    """A link for each variable of a flat vision transformer."""
+def links(
+    model: nnx.Module,
+    renames: Renames = (),
+    layouts: Mapping[str, Layout] = MappingProxyType({}),
+) -> tuple[Link, ...]:
+    """A link for each variable of a flat vision transformer.
+
+    Args:
+      model: the transformer.
+      renames: from timm's names; "{q,k,v}_proj" stands for three tensors, one after another.
+      layouts: by path, where it is another than the usual.
+    """
     config = model.config
     renames = (*renames, *reducers.renames(model))
     found = []
@@ -51,8 +64,22 @@ def links(model: nnx.Module, renames: Iterable[tuple[str, str]] = ()) -> tuple[L
         if path == "patch_embed/proj/kernel" and len(variable.shape) == 2:
             layout = as_convolution(config.patch_size, config.in_channels)
             link = dataclasses.replace(link, layout=layout)
-        found.append(link)
+        layout = layouts.get(path, link.layout)
+        found.append(dataclasses.replace(link, names=spelled_out(name), layout=layout))
     return tuple(found)
+
+
+def spelled_out(name: str) -> tuple[str, ...]:
+    """("q.weight", "k.weight") for "{q,k}.weight"."""
+    before, _, rest = name.partition("{")
+    within, braces, after = rest.partition("}")
+    return tuple(before + part + after for part in within.split(",")) if braces else (name,)
+
+
+def rows_resizer(model: nnx.Module):
+    """As `position_resizer`, of `[n, d]` positions."""
+    resize = position_resizer(model)
+    return lambda value, shape: resize(value[None], (1, *shape))[0]
 
 
 def position_resizer(model: nnx.Module):

@@ -12,7 +12,7 @@ from flax import nnx
 
 from evovit_jax.errors import UserError
 from evovit_jax.models.variables import variables
-from evovit_jax.weights.layouts import Layout, Link, Renames, Scheme, substitute
+from evovit_jax.weights.layouts import Link, Renames, Scheme, reshaped, substitute
 from evovit_jax.weights.names import flat
 
 _BLOCK = r"blocks/(\d+)"
@@ -57,19 +57,15 @@ def link(model: nnx.Module, path: str, shape: tuple[int, ...], renames: Renames 
         return dataclasses.replace(made, class_axis=len(shape) - 1)
     if path == "patch_embed/proj/kernel":
         patch = (config.patch_size, config.patch_size, config.in_channels, config.embed_dim)
-        return dataclasses.replace(made, layout=_reshaped(patch, shape))
+        return dataclasses.replace(made, layout=reshaped(patch, shape))
     if "/attn/qkv/" in path:
         names = tuple(
             made.names[0].replace("/query/", f"/{part}/") for part in ("query", "key", "value")
         )
         width = config.embed_dim // heads
         there = (3 * heads, width) if leaf == "bias" else (config.embed_dim, 3 * heads, width)
-        return Link(path, names, _reshaped(there, shape), axis=len(there) - 2)
+        return Link(path, names, reshaped(there, shape), axis=len(there) - 2)
     if path.endswith("attn/proj/kernel"):
         there = (heads, config.embed_dim // heads, config.embed_dim)
-        return dataclasses.replace(made, layout=_reshaped(there, shape))
+        return dataclasses.replace(made, layout=reshaped(there, shape))
     return made
-
-
-def _reshaped(there: tuple[int, ...], here: tuple[int, ...]) -> Layout:
-    return Layout(lambda _: there, lambda a: a.reshape(here), lambda a: a.reshape(there))

@@ -10,7 +10,7 @@ from flax import nnx
 from evovit_jax.reduction.dtem import DTEM
 from evovit_jax.weights.families import Family
 from evovit_jax.weights.layouts import Scheme
-from evovit_jax.weights.names import evo_deit, flat, google
+from evovit_jax.weights.names import evo_deit, flat, google, transformers
 
 # Official DeiT-III checkpoints have their own names for LayerScale.
 DEIT3_RENAMES = ((r"(blocks\.\d+)\.ls([12])\.gamma", r"\1.gamma_\2"),)
@@ -42,5 +42,6 @@ FAMILIES = (
     Family("dtem", dtem_scheme, r"blocks\.0\.attn\.qkv\.qkv_layer\.weight", is_dtem),
     Family("deit3", deit3_scheme, r"blocks\.0\.gamma_1"),
     Family("google", google.scheme, r"Transformer/encoderblock_0/.*"),
+    Family("transformers", transformers.scheme, transformers.MARK),
     Family("timm", flat.scheme),
 )
