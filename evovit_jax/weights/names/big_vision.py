@@ -19,6 +19,7 @@ from evovit_jax.weights.repacking import prefixed, stacked
 
 MARK = r"(.*/)?Transformer/encoderblock(_0)?/MlpBlock_0/.*"
 PREFIX, PREFIXES = "params/img/", ("img/", "params/", "")
+# The text tower, the temperature and the bias of the logits.
 TEXT = r"(params/)?(txt/.*|t|b)"
 _BLOCK = r"blocks/(\d+)"
 _THERE = r"Transformer/encoderblock_\1"
@@ -55,8 +56,9 @@ def scheme(model: nnx.Module) -> Scheme:
     held = variables(model)
     strange = ("cls_token", "reg_token", "norm_pre", "fc_norm", "reducer/")
     foreign = next((path for path in held if path.startswith(strange) or "/ls" in path), "")
-    if foreign or "attn_pool/latent" not in held or model.config.mlp != "mlp":
+    if foreign or "pos_embed" not in held or model.config.mlp != "mlp":
         raise UserError(f"big_vision's SigLIP files have no place for {foreign or 'this network'}")
+    not_here = "" if "attn_pool/latent" in held else rf"|{PREFIX}MAPHead_0/.*"
     return Scheme(
         tuple(_link(model, path, variable.shape) for path, variable in held.items()),
         repackings=(
@@ -64,7 +66,7 @@ def scheme(model: nnx.Module) -> Scheme:
             stacked("/encoderblock/", "/encoderblock_{}/"),
         ),
         resize={"pos_embed": flat.position_resizer(model)},
-        spare=TEXT,
+        spare=TEXT + not_here,
     )
 
 

@@ -1,7 +1,6 @@
 """CLIP's image tower as OpenAI and OpenCLIP name it, and the Perception Encoder, which does alike.
 
-Files hold the whole of CLIP, the image tower under `visual.`, or that tower alone. OpenCLIP may
-also hold a network of timm's as `visual.trunk.` (SigLIP).
+Files hold the whole of CLIP, the image tower under `visual.`, or that tower alone.
 
 tests/weights/encoder_names_test.py has their names and sends them through a round trip.
 """
@@ -79,12 +78,3 @@ def scheme(model: nnx.Module) -> Scheme:
 
 def _link(link: Link) -> Link:
     return dataclasses.replace(link, class_axis=1) if link.path == "head/kernel" else link
-
-
-def trunk_scheme(timm: Scheme) -> Scheme:
-    """The names of a network of timm's in OpenCLIP; `timm` has them without the prefix."""
-    links = tuple(
-        dataclasses.replace(link, names=tuple(f"visual.trunk.{name}" for name in link.names))
-        for link in timm.links
-    )
-    return dataclasses.replace(timm, links=links, spare=TEXT)

@@ -198,7 +198,7 @@ def architecture_of(model: nnx.Module) -> Architecture:
         raise UserError("transformers has no network of that kind; try the family timm")
     if rope == "dinov3":
         return DINOV3
-    if "attn_pool/latent" in held:
+    if "cls_token" not in held:
         return SIGLIP
     if "norm_pre/scale" in held:
         return CLIP
@@ -222,12 +222,15 @@ def scheme(model: nnx.Module) -> Scheme:
     )
     by_rows = this.layouts.get("pos_embed") is ROWS
     links = flat.links(model, renames, this.layouts)
-    no_head = "" if "head/kernel" in variables(model) else rf"|{this.head}\.(weight|bias)"
+    held = variables(model)
+    not_here = "" if "head/kernel" in held else rf"|{this.head}\.(weight|bias)"
+    if "attn_pool/latent" not in held:
+        not_here += rf"|{this.prefix}head\..*"
     return Scheme(
         links,
         repackings=tuple(_repackings(model, this, {link.path: link.names for link in links})),
         resize={"pos_embed": (flat.rows_resizer if by_rows else flat.position_resizer)(model)},
-        spare=SPARE + no_head,
+        spare=SPARE + not_here,
         hints={"head/.*": NO_HEAD},
     )
 
