@@ -1,9 +1,10 @@
-"""Weight files: `.pth`, `.safetensors`, `.npz`, and `hf://` names, as NumPy arrays by name.
+"""Weight files: `.pth`, `.safetensors`, `.npz`, their shards, and `hf://` names, as NumPy arrays.
 
 Nothing is written before everything has been computed, and a file appears whole or not at all.
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -27,7 +28,8 @@ SUFFIXES = (*PTH, ".safetensors", ".npz")
 HUB = "hf://"
 # Where a checkpoint keeps its weights, beside an optimiser and the like; the first that is there.
 PLACES = ("model", "state_dict", "module", "model_state", "state_dict_ema", "model_ema")
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX = ".index.json"  # of a checkpoint that is cut into several files, its shards
+HUB_FILES = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin")
 SAFETENSORS_DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -44,7 +46,7 @@ SAFETENSORS_DTYPES = {
 
 def is_weight_file(path: str) -> bool:
     """Whether `path` names a file of PyTorch's or Google's tensors, by its suffix or `hf://`."""
-    return path.startswith(HUB) or path.endswith(SUFFIXES)
+    return path.startswith(HUB) or path.endswith((*SUFFIXES, INDEX))
 
 
 def read_tensors(path: str) -> tuple[Tensors, list[str]]:
@@ -55,12 +57,14 @@ def read_tensors(path: str) -> tuple[Tensors, list[str]]:
     """
     if path.startswith(HUB):
         path = fetch(path)
-    if "://" in path and path.endswith(SUFFIXES):
+    if "://" in path and is_weight_file(path):
         raise UserError(
             f"weights {path}: files of an object store are not read; copy it to this machine"
         )
     if not os.path.isfile(path):
         raise UserError(f"weights {path}: no such file")
+    if path.endswith(INDEX):
+        return _read_shards(path), []
     if path.endswith(".safetensors"):
         return _read_safetensors(path), []
     if path.endswith(".npz"):
@@ -121,6 +125,33 @@ def _read_safetensors(path: str) -> Tensors:
         raise UserError(f"{path} is damaged or no safetensors file ({first_line(error)})") from None
 
 
+def shards(path: str) -> dict[str, str]:
+    """The file, beside the index at `path`, that each tensor is in.
+
+    Raises:
+      UserError: the index is damaged, or names what is no weight file beside it.
+    """
+    try:
+        places = json.loads(pathlib.Path(path).read_text())["weight_map"]
+        found = {str(tensor): str(file) for tensor, file in places.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged or no index of shards ({first_line(error)})") from None
+    for file in found.values():
+        if pathlib.PurePath(file).name != file or not file.endswith(SUFFIXES):
+            raise UserError(f"{path} names {file!r}, which is no weight file beside it")
+    return found
+
+
+def _read_shards(path: str) -> Tensors:
+    places, tensors = shards(path), {}
+    for file in sorted(set(places.values())):
+        tensors |= read_tensors(os.path.join(os.path.dirname(path), file))[0]
+    lacking = sorted(set(places) - set(tensors))
+    if lacking or not tensors:
+        raise UserError(f"{path}: its shards lack {some(lacking) or 'every tensor'}")
+    return tensors
+
+
 def read_npz(path: str) -> Tensors:
     """The arrays of an `.npz` file by name; nothing pickled, and no more than such a file may hold.
 
@@ -164,7 +195,10 @@ def fetch(name: str) -> str:
     failure: BaseException | None = None
     for candidate in tried:
         try:
-            return huggingface_hub.hf_hub_download(f"{owner}/{repository}", candidate)
+            path = huggingface_hub.hf_hub_download(f"{owner}/{repository}", candidate)
+            for shard in sorted(set(shards(path).values())) if path.endswith(INDEX) else ():
+                huggingface_hub.hf_hub_download(f"{owner}/{repository}", shard)
+            return path
         except (errors.EntryNotFoundError, errors.LocalEntryNotFoundError) as error:
             failure = failure or error
         except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:

@@ -10,12 +10,12 @@ from PIL import Image
 
 from evovit_jax import evaluate, predict
 from evovit_jax.errors import UserError
-from evovit_jax.inference import prediction
+from evovit_jax.inference import evaluation, prediction
 from evovit_jax.inference.ready_model import prepare
 from evovit_jax.inference.zero_shot import read_classes
 
 SMALL = {"image_size": 32, "patch_size": 16, "embed_dim": 12, "depth": 1, "num_heads": 3}
-WIDTH = 6  # of what the network projects its features to
+WIDTH = 6
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_what_is_no_such_file_is_refused(tmp_path, file):
 @pytest.fixture
 def ready(tmp_path, file):
     """A network, two folders of one image, and their features as the classes' embeddings."""
-    model = prepare("deit_tiny_patch16_224", num_classes=WIDTH, **SMALL)
+    model = prepare("deit_tiny_patch16_224", num_classes=0, **SMALL)
     crops = []
     for i, name in enumerate(("ant", "bee")):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -119,6 +119,15 @@ def test_predict_names_them(ready, monkeypatch, capsys):
     predictions = json.loads(capsys.readouterr().out.splitlines()[-1])["predictions"]
     assert [item["classes"][0]["name"] for item in predictions] == ["bee", "ant"]
     assert all(len(item["classes"]) == 2 for item in predictions)
+
+
+def test_a_network_without_classes_says_what_it_needs(ready):
+    prepared, _, folder = ready
+    headless = dataclasses.replace(prepared, classes=None)
+    with pytest.raises(UserError, match=r"has features and no classes: give --classes=FILE\.npz"):
+        evaluation.evaluate(headless, f"folder:{folder}", quiet=True)
+    with pytest.raises(UserError, match="has features and no classes"):
+        headless.class_names()
 
 
 def test_a_bad_file_ends_before_the_network_is_made():

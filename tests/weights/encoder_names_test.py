@@ -146,7 +146,7 @@ def test_other_leftovers_are_errors():
 def test_biases_that_the_model_has_not_must_be_zero(name):
     tensors, _, meta = read(name)
     plain = {"qkv_bias": False, "key_bias": True}
-    with pytest.raises(UserError, match="is not zero, and the model has none: .* _qkvb"):
+    with pytest.raises(UserError, match=r"is not zero, and the model has none: .*_qkvb"):
         from_torch(make(meta, **plain), tensors)
     zero = {
         k: np.zeros_like(v) if k.endswith(("qkv.bias", "q_proj.bias", "v_proj.bias")) else v
@@ -161,7 +161,7 @@ def test_what_a_library_cannot_hold_is_refused():
     clip = make(read("openai_clip")[2])
     clip.head.bias[...] = np.ones(clip.head.bias.shape, np.float32)
     for family in ("openai", "transformers"):
-        with pytest.raises(UserError, match="have no place for a bias beside .*, and it is not 0"):
+        with pytest.raises(UserError, match=r"have no place for a bias beside .*, and it is not 0"):
             to_torch(clip, family)
     dinov2 = make(read("transformers_dinov2")[2], num_classes=3)
     with pytest.raises(UserError, match="transformers has no such head on this network"):

@@ -149,6 +149,44 @@ def test_the_hub_is_read_from_its_cache_when_offline(offline, file):
     np.testing.assert_array_equal(found["w"], TENSORS["w"])
 
 
+def write_shards(folder, places, **held):
+    """An index at `folder` that says where tensors are, and the files that hold them."""
+    for file, tensors in held.items():
+        write_tensors(str(folder / f"{file}.safetensors"), tensors)
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": places}))
+    return str(path)
+
+
+def test_shards_are_read_as_one_file(tmp_path):
+    one, two = {"a": np.ones(2, np.float32)}, {"b": np.zeros(3, np.float32)}
+    places = {"a": "one.safetensors", "b": "two.safetensors"}
+    path = write_shards(tmp_path, places, one=one, two=two)
+    found, notes = read_tensors(path)
+    assert (sorted(found), notes) == (["a", "b"], [])
+    with pytest.raises(UserError, match="its shards lack c"):
+        read_tensors(write_shards(tmp_path, places | {"c": "two.safetensors"}))
+    with pytest.raises(UserError, match=r"three\.safetensors: no such file"):
+        read_tensors(write_shards(tmp_path, places | {"c": "three.safetensors"}))
+    for file in ("../one.safetensors", "/etc/passwd", "one.json", 3):
+        with pytest.raises(UserError, match="which is no weight file beside it"):
+            read_tensors(write_shards(tmp_path, {"a": file}))
+    (tmp_path / "model.safetensors.index.json").write_text("[1")
+    with pytest.raises(UserError, match="is damaged or no index of shards"):
+        read_tensors(path)
+
+
+def test_shards_of_the_hub(offline):
+    cached_repository(offline, "google", "siglip", "one.safetensors")
+    snapshot = offline / "models--google--siglip" / "snapshots" / "0123456789abcdef"
+    write_shards(snapshot, dict.fromkeys(TENSORS, "one.safetensors"))
+    found, _ = read_tensors("hf://google/siglip")
+    np.testing.assert_array_equal(found["w"], TENSORS["w"])
+    write_shards(snapshot, dict.fromkeys(TENSORS, "two.safetensors"))
+    with pytest.raises(UserError, match="hf://google/siglip: not found"):
+        fetch("hf://google/siglip")
+
+
 def test_a_named_file_of_the_hub(offline):
     cached_repository(offline, "someone", "weights", "v2.npz")
     assert fetch("hf://someone/weights/v2.npz").endswith("v2.npz")
