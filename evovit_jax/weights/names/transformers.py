@@ -224,7 +224,7 @@ def scheme(model: nnx.Module) -> Scheme:
     links = flat.links(model, renames, this.layouts)
     held = variables(model)
     not_here = "" if "head/kernel" in held else rf"|{this.head}\.(weight|bias)"
-    if "attn_pool/latent" not in held:
+    if this is SIGLIP and "attn_pool/latent" not in held:
         not_here += rf"|{this.prefix}head\..*"
     return Scheme(
         links,
