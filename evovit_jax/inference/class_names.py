@@ -29,8 +29,8 @@ def class_names(count: int, *, file: str | None = None, weights: str | None = No
     """
     if not count:
         raise UserError(
-            "this model has no classes, what it returns are features; --num_classes=N gives it a "
-            "head, for weights that have one"
+            "this model has no classes, what it returns are features; --classes=FILE.npz compares "
+            "them with embeddings of classes, --num_classes=N gives it a head, for weights with one"
         )
     numbers = [f"class {i}" for i in range(count)]
     if file is not None:

@@ -32,14 +32,14 @@ def data_config(
     """The fields that reading `data` for a model takes.
 
     Raises:
-      UserError: the batch is empty or does not divide over the devices.
+      UserError: the model has no classes, or the batch does not divide over the devices.
     """
     config, transform = config_lib.get_config(), prepared.transform
     config.data, config.data_dir = data, data_dir
     spec = DataSpec.parse(data)
     # A TFDS data set without a split is evaluated on its validation, else on its test split.
     config.eval_data = "" if spec.kind == "tfds" and not spec.split else data
-    config.model.num_classes = prepared.num_classes
+    config.model.num_classes = len(prepared.class_names())
     config.model.image_size = transform.image_size
     config.eval_transform.resize = transform.resize
     config.eval_transform.interpolation = transform.interpolation

@@ -56,24 +56,14 @@ class ReadyModel:
 
     @property
     def num_classes(self) -> int:
-        """The number of its logits.
-
-        Raises:
-          UserError: it has none, only features.
-        """
-        count = len(self.classes.embeddings) if self.classes else self.model.config.num_classes
-        if not count:
-            raise UserError(
-                f"{self.name} has features and no classes: give --classes=FILE.npz with the "
-                "embeddings of classes, or --num_classes and the weights of a head"
-            )
-        return count
+        """The number of its logits."""
+        return len(self.classes.embeddings) if self.classes else self.model.config.num_classes
 
     def class_names(self, file: str | None = None) -> list[str]:
         """What its classes are called; `file`, with a name a line, knows best.
 
         Raises:
-          UserError: the file cannot be read or has another number of names.
+          UserError: there are none, or the file cannot be read or has another number of names.
         """
         if self.classes and self.classes.names and file is None:
             return list(self.classes.names)
