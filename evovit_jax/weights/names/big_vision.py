@@ -79,7 +79,7 @@ def _link(model: nnx.Module, path: str, shape: tuple[int, ...]) -> Link:
     if path == "patch_embed/proj/kernel":
         patch = (config.patch_size, config.patch_size, config.in_channels, config.embed_dim)
         return dataclasses.replace(link, layout=reshaped(patch, shape))
-    heads = config.map_heads if path.startswith("attn_pool/") else config.num_heads
+    heads = config.pool_heads if path.startswith("attn_pool/") else config.num_heads
     width = config.embed_dim // heads
     if "/qkv/" in path or path.startswith(("attn_pool/q/", "attn_pool/kv/")):
         count = len(link.names) * heads

@@ -75,7 +75,7 @@ def _constants(model: nnx.Module, biases: list[str]) -> Tensors:
     """What the code of DINOv3 keeps beside its weights, and expects in a file."""
     config = model.config
     quarter = config.embed_dim // config.num_heads // 4
-    turns = np.float32(config.rope_temperature ** (np.arange(quarter) / quarter))
+    turns = np.float32(config.temperature ** (np.arange(quarter) / quarter))
     mask = np.repeat(np.float32([1, 0, 1]), config.embed_dim)
     return {
         "mask_token": np.zeros((1, config.embed_dim), np.float32),
