@@ -169,7 +169,7 @@ def test_what_a_library_cannot_hold_is_refused():
     registers = make(read("facebook_dinov2_reg")[2])
     with pytest.raises(UserError, match="CLIP's names are not for a network with registers"):
         to_torch(registers, "openai")
-    with pytest.raises(UserError, match="big_vision's SigLIP files have no place for cls_token"):
+    with pytest.raises(UserError, match="big_vision's SigLIP files have no place for blocks"):
         to_torch(registers, "big_vision")
     with pytest.raises(UserError, match="transformers has no network of that kind"):
         to_torch(make(read("openai_perception_encoder")[2]), "transformers")
