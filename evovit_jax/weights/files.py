@@ -27,7 +27,7 @@ PTH = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 SUFFIXES = (*PTH, ".safetensors", ".npz")
 HUB = "hf://"
 # Where a checkpoint keeps its weights, beside an optimiser and the like; the first that is there.
-PLACES = ("model", "state_dict", "module", "model_state", "state_dict_ema", "model_ema")
+PLACES = ("model", "state_dict", "module", "model_state", "state_dict_ema", "model_ema", "weights")
 INDEX = ".index.json"  # of a checkpoint that is cut into several files, its shards
 HUB_FILES = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin")
 SAFETENSORS_DTYPES = {
