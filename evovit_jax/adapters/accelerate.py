@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from flax import nnx
 
-from evovit_jax.adapters import flax_blocks, jimm
+from evovit_jax.adapters import bonsai, flax_blocks, jimm
 from evovit_jax.adapters.adapter import Adapter
 from evovit_jax.adapters.halves import Halves, check_halves
 from evovit_jax.adapters.tower import Accelerated, accelerated_class
@@ -18,7 +18,7 @@ from evovit_jax.reduction import Backbone, Reducer, create_reducer, describe
 
 Model = TypeVar("Model", bound=nnx.Module)
 # Each says of a module how it is accelerated, None of one that is no tower it knows.
-_adapters: list[Callable[[nnx.Module], Adapter | None]] = [jimm.adapter]
+_adapters: list[Callable[[nnx.Module], Adapter | None]] = [jimm.adapter, bonsai.adapter]
 
 
 def register_adapter(find: Callable[[nnx.Module], Adapter | None]) -> None:
@@ -105,7 +105,8 @@ def _accelerate_tower(
     """Gives a tower its reducer, and its class the call that walks."""
     blocks = adapter.list_blocks(tower)
     width, heads = adapter.sizes(blocks[0])
-    check_halves(Halves(blocks[0], adapter.attention, adapter.attend), width)
+    if not adapter.rotary:  # those are called with more than tokens
+        check_halves(Halves(blocks[0], adapter.attention, adapter.attend), width)
     if not isinstance(tower, Accelerated):
         tower.__class__ = accelerated_class(type(tower))
     tower.adapter = adapter
@@ -122,6 +123,8 @@ def _reducer(
         grid=adapter.grid,
         prefix=adapter.prefix,
         stage_depths=(depth,),
+        rotary=adapter.rotary,
+        scores=(*(("class",) if adapter.prefix else ()), "received", "key_norm", "shift"),
     )
     reducer = create_reducer(reduction, backbone, rngs=rngs or nnx.Rngs(0))
     if rngs is None and nnx.to_flat_state(nnx.state(reducer, nnx.Param)):

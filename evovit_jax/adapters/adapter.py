@@ -33,6 +33,8 @@ class Adapter:
       attend: calls the attention under a reducer's request.
       pool: the attribute of the tower that pools all tokens through an `nnx.MultiHeadAttention`,
         where merged tokens then count by their size; None where there is none.
+      rotary: whether the attention turns queries and keys by the places of tokens, which then
+        `attend` finds in `TokenSet.place`.
       stacked: whether `blocks` is one block whose variables have an axis of all blocks in front.
       forward: the call of a tower that does not call its blocks one by one, as `tower.Forward`.
     """
@@ -45,6 +47,7 @@ class Adapter:
     heads: int | None = None
     attend: Attend = flax_attention
     pool: str | None = None
+    rotary: bool = False
     stacked: bool = False
     forward: Callable[..., Any] | None = None
 
@@ -60,9 +63,7 @@ class Adapter:
             return list(blocks)
         graphdef, state = nnx.split(blocks)
         depth = len(jax.tree.leaves(state)[0])
-        return [
-            nnx.merge(graphdef, jax.tree.map(lambda x, i=i: x[i], state)) for i in range(depth)
-        ]
+        return [nnx.merge(graphdef, jax.tree.map(lambda x, i=i: x[i], state)) for i in range(depth)]
 
     def sizes(self, block: nnx.Module) -> tuple[int, int]:
         """The width of the tokens and the number of heads."""

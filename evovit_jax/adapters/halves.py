@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from evovit_jax.adapters.parts import with_parts
 from evovit_jax.errors import UserError
+from evovit_jax.models.vit import attention_shift
 from evovit_jax.reduction.base import AttentionRequest, AttentionView
 from evovit_jax.reduction.tokens import TokenSet, start_tokens
 
@@ -79,7 +80,10 @@ class Halves:
                 f"{name_of(self.block)} has no norm between attention and MLP, where tokens are "
                 "reduced; it cannot be accelerated"
             )
-        return tokens.replace(x=between[0]), views[0]
+        view = views[0]
+        if request.score == "shift" and "class_row" in request.needs:
+            view = dataclasses.replace(view, class_row=attention_shift(tokens.x, between[0]))
+        return tokens.replace(x=between[0]), view
 
     def feed_forward(self, block: int, tokens: TokenSet) -> TokenSet:
         """The tokens after the feed-forward with its residual."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -22,8 +23,9 @@ from evovit_jax.adapters.parts import with_inner_part, with_parts
 from evovit_jax.errors import UserError
 from evovit_jax.reduction import Reducer
 from evovit_jax.reduction.base import AttentionRequest, Dense, key_mask
+from evovit_jax.reduction.dense import on_grid
 from evovit_jax.reduction.merging import log_sizes
-from evovit_jax.reduction.tokens import TokenSet, spread, start_tokens
+from evovit_jax.reduction.tokens import TokenSet, start_tokens
 from evovit_jax.reduction.walk import walk
 
 TokenMaps = tuple[Int[Array, "b N"], ...]
@@ -125,24 +127,26 @@ class Walking:
                 f"{name_of(tower)} has {x.shape[1]} tokens, not {adapter.prefix} and a grid of "
                 f"{grid[0]} x {grid[1]}; give accelerate the right prefix and grid"
             )
-        tokens = start_tokens(x, prefix=adapter.prefix, grid=grid)
+        tokens = start_tokens(x, prefix=adapter.prefix, grid=grid, places=adapter.rotary)
         walked = walk([blocks], tokens, tower.reducer)
         wanted = _wanted.get()
         if wanted is not None:
             wanted.append(walked.token_maps)
-        self.finished = walked.tokens
-        return walked.tokens
+        self.finished = tower.reducer.as_pooled(walked.tokens)
+        return self.finished
 
     def __call__(self, x: Float[Array, "b n d"], *args: Any, **kwargs: Any) -> Array:
         """The tokens after all blocks.
 
-        Each place has the token that holds it, zeros where it was dropped, so that whatever comes
-        after sees the grid that it knows. For a pooling head they stay as few as they are.
+        Each patch has the token that holds it, a dropped one that of the nearest that is not, so
+        that whatever comes after sees the grid that it knows. For a pooling head they stay few.
         """
         tokens = self.walk(x, *args, **kwargs)
         if self.tower.adapter.pool is not None:
             return tokens.x
-        return spread(tokens.x, tokens.source)
+        first, prefix = tokens.x[:, : tokens.prefix], tokens.prefix
+        patches = on_grid(tokens.x, tokens.source[:, prefix:], grid=tokens.grid)
+        return jnp.concatenate([first, patches.reshape(x[:, prefix:].shape)], axis=1)
 
     def pool(self, x: Float[Array, "b n d"], *args: Any, **kwargs: Any) -> Array:
         """What the tower's pooling head makes of the normalised tokens `x` after the walk."""
@@ -155,7 +159,7 @@ class Walking:
         own = getattr(head, name)
 
         def attention(*args: Any, **kwargs: Any) -> Array:
-            return call_flax(own, AttentionRequest(bias=bias), *args, **kwargs)[0]
+            return call_flax(own, AttentionRequest(bias=bias), None, *args, **kwargs)[0]
 
         return with_parts(head, {name: attention})(x, *args, **kwargs)
 

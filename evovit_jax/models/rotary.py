@@ -76,16 +76,26 @@ def rotation_of(
         _angles(kind, size, of, head_dim, temperature)
         for size, of in zip(grid, reference, strict=True)
     )
+    cos, sin = (_on_grid(kind, turn(rows), turn(columns)) for turn in (np.cos, np.sin))
+    return at_places(cos, sin, place, prefix=prefix, neighbours=kind == "axial")
+
+
+def at_places(
+    cos: Float[Array, "p c"],
+    sin: Float[Array, "p c"],
+    place: Int[Array, "b n"],
+    *,
+    prefix: int,
+    neighbours: bool,
+) -> Rotation:
+    """The rotation of tokens at `place`, of the values that each patch has; see `rotation_of`."""
     # The last row, which index -1 means, and those of the prefix are angles of 0.
+    index = jnp.where(place < 0, prefix + len(cos), place)
     cos, sin = (
-        jnp.pad(
-            _on_grid(kind, turn(rows), turn(columns)), ((prefix, 1), (0, 0)), constant_values=still
-        )
-        for turn, still in ((np.cos, 1.0), (np.sin, 0.0))
+        jnp.pad(values, ((prefix, 1), (0, 0)), constant_values=still)[index]
+        for values, still in ((cos, 1.0), (sin, 0.0))
     )
-    index = jnp.where(place < 0, len(cos) - 1, place)
-    neighbours = kind == "axial"
-    return Rotation(cos[index], sin[index], neighbours)
+    return Rotation(cos, sin, neighbours)
 
 
 def _angles(

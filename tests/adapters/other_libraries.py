@@ -1,5 +1,6 @@
 """Small models built as those of other libraries are: the same modules under the same names."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-SIDE, PATCH, WIDTH, HEADS, DEPTH, CLASSES = 32, 4, 24, 3, 3, 5
+SIDE, PATCH, WIDTH, HEADS, DEPTH, CLASSES = 24, 4, 24, 3, 3, 5
 
 
 def _norm(rngs: nnx.Rngs, epsilon: float = 1e-6) -> nnx.LayerNorm:
@@ -213,3 +214,104 @@ class BonsaiViT(nnx.Module):
         for layer in self.layers:
             x = layer(x, rngs=rngs)
         return self.classifier(self.ln(x)[:, 0])
+
+
+class BonsaiLayerScale(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.lambda1 = nnx.Param(1 + 0.3 * jax.random.normal(rngs.params(), (WIDTH,)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x * self.lambda1
+
+
+class DinoAttention(nnx.Module):
+    def __init__(self, config: "DinoConfig", rngs: nnx.Rngs):
+        self.config = config
+        for name in "qkvo":
+            bias = nnx.initializers.normal(0.5)
+            linear = nnx.Linear(WIDTH, WIDTH, use_bias=name != "k", bias_init=bias, rngs=rngs)
+            setattr(self, f"{name}_proj", linear)
+
+    def __call__(self, x: jax.Array, turns: tuple[jax.Array, jax.Array]) -> jax.Array:
+        heads = self.config.num_attention_heads
+
+        def apart(x: jax.Array) -> jax.Array:
+            return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+
+        def turned(x: jax.Array) -> jax.Array:
+            first, patches = jnp.split(x, [x.shape[2] - len(turns[0])], axis=2)
+            a, b = jnp.split(patches, 2, axis=-1)
+            patches = patches * turns[0] + jnp.concatenate([-b, a], axis=-1) * turns[1]
+            return jnp.concatenate([first, patches], axis=2)
+
+        q, k, v = (apart(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        logits = turned(q) @ turned(k).swapaxes(2, 3) * q.shape[-1] ** -0.5
+        return self.o_proj((nnx.softmax(logits) @ v).swapaxes(1, 2).reshape(x.shape))
+
+
+class DinoLayer(nnx.Module):
+    def __init__(self, config: "DinoConfig", rngs: nnx.Rngs):
+        self.norm1, self.norm2 = _norm(rngs, 1e-5), _norm(rngs, 1e-5)
+        self.attention = DinoAttention(config, rngs)
+        self.layer_scale1, self.layer_scale2 = BonsaiLayerScale(rngs), BonsaiLayerScale(rngs)
+        self.mlp = _mlp(rngs)
+
+    def __call__(self, x: jax.Array, turns: tuple[jax.Array, jax.Array]) -> jax.Array:
+        x = self.layer_scale1(self.attention(self.norm1(x), turns)) + x
+        return self.layer_scale2(self.mlp(self.norm2(x))) + x
+
+
+@dataclasses.dataclass(frozen=True)
+class DinoConfig:
+    hidden_size: int = WIDTH
+    num_attention_heads: int = HEADS
+    num_register_tokens: int = 2
+    image_size: int = SIDE
+    patch_size: tuple[int, int] = (PATCH, PATCH)
+
+
+class DinoEmbeddings(nnx.Module):
+    def __init__(self, config: DinoConfig, rngs: nnx.Rngs):
+        self.cls_token = nnx.Param(jax.random.normal(rngs.params(), (1, 1, WIDTH)))
+        registers = (1, config.num_register_tokens, WIDTH)
+        self.register_tokens = nnx.Param(jax.random.normal(rngs.params(), registers))
+        self.patch_embeddings = nnx.Conv(
+            3, WIDTH, (PATCH, PATCH), strides=(PATCH, PATCH), rngs=rngs
+        )
+
+    def __call__(self, pixels: jax.Array) -> jax.Array:
+        x = self.patch_embeddings(pixels.transpose(0, 2, 3, 1))
+        x = x.reshape(len(x), -1, WIDTH)
+        first = [jnp.tile(t[...], (len(x), 1, 1)) for t in (self.cls_token, self.register_tokens)]
+        return jnp.concatenate([*first, x], axis=1)
+
+
+class DinoTurns(nnx.Module):
+    """The cosines and sines of every patch, by its place in [-1, 1]."""
+
+    def __call__(self, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        rows, columns = (size // PATCH for size in pixels.shape[2:])
+        y, x = jnp.meshgrid(jnp.arange(rows) + 0.5, jnp.arange(columns) + 0.5, indexing="ij")
+        places = jnp.stack([y / rows, x / columns], axis=-1).reshape(-1, 2) * 2 - 1
+        speeds = 100.0 ** -(jnp.arange(0, 1, 4 / (WIDTH // HEADS)))
+        angles = (2 * jnp.pi * places[:, :, None] * speeds).reshape(len(places), -1)
+        angles = jnp.tile(angles, (1, 2))
+        return jnp.cos(angles), jnp.sin(angles)
+
+
+class BonsaiDino(nnx.Module):
+    """DINOv3, whose images are channels first."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.config = DinoConfig()
+        self.embeddings = DinoEmbeddings(self.config, rngs)
+        self.rope_embeddings = DinoTurns()
+        self.layer = nnx.List([DinoLayer(self.config, rngs) for _ in range(DEPTH)])
+        self.norm = _norm(rngs, 1e-5)
+
+    def __call__(self, pixels: jax.Array) -> dict[str, jax.Array]:
+        x, turns = self.embeddings(pixels), self.rope_embeddings(pixels)
+        for layer in self.layer:
+            x = layer(x, turns)
+        x = self.norm(x)
+        return {"last_hidden_state": x, "pooler_output": x[:, 0]}
