@@ -1,6 +1,6 @@
 """What an adapter says of a model of another library.
 
-Tested in tests/adapters/accelerate_test.py.
+Tested in tests/adapters/acceleration_test.py.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """The attention of other libraries' blocks, under what a reducer asks of it.
 
-Tested in tests/adapters/accelerate_test.py.
+Tested in tests/adapters/acceleration_test.py.
 """
 
 import dataclasses

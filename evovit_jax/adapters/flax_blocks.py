@@ -1,6 +1,6 @@
 """Any model whose blocks lie in one list, each around an `nnx.MultiHeadAttention`.
 
-Tested in tests/adapters/accelerate_test.py.
+Tested in tests/adapters/acceleration_test.py.
 """
 
 import math

@@ -1,6 +1,6 @@
 """A block of another library, in the two halves between which a reducer may step in.
 
-Tested in tests/adapters/accelerate_test.py.
+Tested in tests/adapters/acceleration_test.py.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """A module for one call, with other parts than its own.
 
-Tested in tests/adapters/accelerate_test.py.
+Tested in tests/adapters/acceleration_test.py.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """The call of an accelerated tower: its own, in which all of its blocks are one walk.
 
-Tested in tests/adapters/accelerate_test.py.
+Tested in tests/adapters/acceleration_test.py.
 """
 
 import contextlib

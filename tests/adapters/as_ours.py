@@ -79,21 +79,20 @@ def from_jimm(tower: nnx.Module, reduction: str, classifier: nnx.Linear | None =
     ours.pos_embed[...] = tower.position_embeddings[...]
     if tower.use_pre_norm:
         copy_norm(ours.norm_pre, tower.ln_pre)
-    for block, theirs in zip(ours.blocks, tower.transformer.blocks.layers, strict=True):
-        mlp = theirs.mlp.layers
-        copy_block(
-            block,
-            (theirs.norm1, theirs.norm2),
-            flax_qkv(theirs.attn),
-            theirs.attn.out,
-            (mlp[0], mlp[3]),
-        )
+    copy_jimm_blocks(ours, tower.transformer)
     copy_norm(ours.norm, tower.ln_post)
     if pool == "map":
         copy_pool(ours.attn_pool, tower.MAPHead)
     if classifier is not None:
         copy_linear(ours.head, classifier)
     return ours
+
+
+def copy_jimm_blocks(ours: Encoder, transformer: nnx.Module) -> None:
+    """All blocks of a sequence of jimm's."""
+    for block, theirs in zip(ours.blocks, transformer.blocks.layers, strict=True):
+        norms, mlp = (theirs.norm1, theirs.norm2), theirs.mlp.layers
+        copy_block(block, norms, flax_qkv(theirs.attn), theirs.attn.out, (mlp[0], mlp[3]))
 
 
 def copy_pool(ours: nnx.Module, head: nnx.Module) -> None:

@@ -1,6 +1,6 @@
 """One line that puts a reduction into a model of another library.
 
-Tested in tests/adapters/accelerate_test.py.
+Tested in tests/adapters/acceleration_test.py.
 """
 
 from collections.abc import Callable, Mapping
@@ -73,6 +73,7 @@ def accelerate(
     if not towers:
         path, adapter = flax_blocks.describe(model, flax_blocks.find_blocks(model), prefix, grid)
         towers = {tuple(path): adapter}
+        _check_blocks(_module_at(model, path), adapter)
     for path, adapter in towers.items():
         _accelerate_tower(_module_at(model, path), adapter, reduction, rngs)
     return model
@@ -99,14 +100,19 @@ def _module_at(model: nnx.Module, path: tuple) -> nnx.Module:
     return model
 
 
+def _check_blocks(tower: nnx.Module, adapter: Adapter) -> None:
+    """Refuses a tower that nobody described, if its blocks are not what they are taken for."""
+    block = adapter.list_blocks(tower)[0]
+    width, _ = adapter.sizes(block)
+    check_halves(Halves(block, adapter.attention, adapter.attend), width)
+
+
 def _accelerate_tower(
     tower: nnx.Module, adapter: Adapter, reduction: Any, rngs: nnx.Rngs | None
 ) -> None:
     """Gives a tower its reducer, and its class the call that walks."""
     blocks = adapter.list_blocks(tower)
     width, heads = adapter.sizes(blocks[0])
-    if not adapter.rotary:  # those are called with more than tokens
-        check_halves(Halves(blocks[0], adapter.attention, adapter.attend), width)
     if not isinstance(tower, Accelerated):
         tower.__class__ = accelerated_class(type(tower))
     tower.adapter = adapter
