@@ -6,7 +6,6 @@ Tested in tests/adapters/acceleration_test.py.
 import dataclasses
 from typing import Any, Protocol
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -86,7 +85,7 @@ def flax_attention(
     edited = x if request.edit is None else request.edit(x)
     args = [edited if value is x else value for value in args]
     kwargs = {name: edited if value is x else value for name, value in kwargs.items()}
-    given = [value for value in (*args, *kwargs.values()) if isinstance(value, jax.Array)]
+    given = [value for value in (*args, *kwargs.values()) if hasattr(value, "shape")]
     if any(value is not edited for value in given):
         raise UserError(
             f"a {type(attention).__name__} is called with a mask or with keys of other tokens; "

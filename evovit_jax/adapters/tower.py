@@ -3,7 +3,6 @@
 Tested in tests/adapters/acceleration_test.py.
 """
 
-import contextlib
 import contextvars
 import functools
 import math
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -29,8 +29,8 @@ from evovit_jax.reduction.tokens import TokenSet, start_tokens
 from evovit_jax.reduction.walk import walk
 
 TokenMaps = tuple[Int[Array, "b N"], ...]
-# The lists that the token maps of a pass are added to, while somebody wants them.
-_wanted: contextvars.ContextVar[list[TokenMaps] | None] = contextvars.ContextVar(
+# While somebody wants the token maps of a pass: what they are added to.
+_wanted: contextvars.ContextVar["_Collection | None"] = contextvars.ContextVar(
     "token_maps", default=None
 )
 
@@ -131,7 +131,7 @@ class Walking:
         walked = walk([blocks], tokens, tower.reducer)
         wanted = _wanted.get()
         if wanted is not None:
-            wanted.append(walked.token_maps)
+            wanted.add(walked.token_maps)
         self.finished = tower.reducer.as_pooled(walked.tokens)
         return self.finished
 
@@ -171,7 +171,7 @@ def attentions_of(block: nnx.Module) -> list[str]:
 
 def _grid_of_images(tower: Accelerated, given: Sequence[Any]) -> tuple[int, int] | None:
     """(rows, columns) of patches, by the images that it is called with and its convolution."""
-    images = [value for value in given if isinstance(value, jax.Array) and value.ndim == 4]
+    images = [value for value in given if getattr(value, "ndim", 0) == 4]
     for _, part in nnx.iter_modules(tower) if images else ():
         if isinstance(part, nnx.Conv) and part.strides == part.kernel_size:
             shape = images[0].shape
@@ -195,29 +195,42 @@ def with_token_maps(function: Callable[..., Any]) -> Callable[..., tuple[Any, To
     it, wrap first: `jax.jit(with_token_maps(model))`.
 
     Raises:
-      UserError: when called, unless one accelerated tower runs once.
+      UserError: when called, unless one accelerated tower runs once, in no program of its own.
     """
 
-    @functools.wraps(function, assigned=())
     def watched(*args: Any, **kwargs: Any) -> tuple[Any, TokenMaps]:
-        with _collecting() as found:
+        collection = _Collection()
+        before = _wanted.set(collection)
+        try:
             output = function(*args, **kwargs)
-        if len(found) != 1:
+        finally:
+            _wanted.reset(before)
+        if len(collection.found) != 1:
             raise UserError(
-                f"{len(found)} accelerated towers ran in a call whose token maps are wanted; wrap "
-                "the call of one, before it is compiled"
+                f"{len(collection.found)} accelerated towers ran in a call whose token maps are "
+                "wanted; wrap the call of one, before it is compiled"
             )
-        return output, found[0]
+        return output, collection.found[0]
 
     return watched
 
 
-@contextlib.contextmanager
-def _collecting() -> Iterator[list[TokenMaps]]:
-    """Within it, the token maps of every pass are added to the list."""
-    found = []
-    before = _wanted.set(found)
-    try:
-        yield found
-    finally:
-        _wanted.reset(before)
+class _Collection:
+    """The token maps of the passes in a call, which have to be of the program that asks for them.
+
+    Attributes:
+      found: those of each pass.
+    """
+
+    def __init__(self):
+        self.found: list[TokenMaps] = []
+        self._program = jax.extend.core.get_opaque_trace_state()
+
+    def add(self, token_maps: TokenMaps) -> None:
+        """Adds those of a pass."""
+        if jax.extend.core.get_opaque_trace_state() != self._program:
+            raise UserError(
+                "token maps are wanted of a function that is compiled already; wrap it before: "
+                "jax.jit(with_token_maps(model))"
+            )
+        self.found.append(token_maps)

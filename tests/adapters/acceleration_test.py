@@ -154,6 +154,9 @@ def test_a_call_that_cannot_be_walked_is_refused():
 def test_token_maps_are_of_one_tower():
     with pytest.raises(UserError, match="0 accelerated towers ran"):
         with_token_maps(lambda: 1)()
+    faster = accelerate(JimmViT(rngs=nnx.Rngs(0)), "tome,r=2")
+    with pytest.raises(UserError, match="wrap it before"):
+        with_token_maps(jax.jit(faster))(IMAGES)
 
 
 def test_the_document(monkeypatch):
