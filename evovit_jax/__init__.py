@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from evovit_jax.errors import UserError
 from evovit_jax.models import create_model, list_models
 from evovit_jax.reduction.select_tokens import select_tokens
 from evovit_jax.weights import load_weights
 
 __all__ = [
+    "UserError",
     "accelerate",
     "create_model",
     "list_models",

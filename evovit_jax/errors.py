@@ -1,7 +1,31 @@
-"""Errors that a user can mend: one clear line, never a traceback."""
+"""Errors that a user can mend or try again: one clear line, never a traceback."""
 
+import contextlib
+import errno
+import os
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+
+# The statuses of a command that ends with a line: something is to be mended; nothing is, start it
+# again (EX_TEMPFAIL of sysexits.h).
+MEND, AGAIN = 2, 75
+# What to do about errors of the system.
+MENDS = {
+    errno.ENOSPC: "make room on the disk",
+    errno.EDQUOT: "make room in the disk quota",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "let other programs close files",
+    errno.EROFS: "choose a place that can be written",
+    errno.EACCES: "ask for the permission",
+    errno.EPERM: "ask for the permission",
+    errno.ENOMEM: "free memory, or raise its limit (ulimit -v)",
+    errno.EAGAIN: "raise the limit of processes and threads (ulimit -u)",
+}
 
 
 class UserError(ValueError):
@@ -9,13 +33,62 @@ class UserError(ValueError):
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Runs a command's `main` and exits; a `UserError` becomes `error: MESSAGE` and status 2."""
-    try:
-        status = main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        status = 2
+    """Runs a command's `main` and exits; what `ending` knows becomes `error: LINE` and a status."""
+    with interruptible():
+        try:
+            status = main()
+        except BaseException as error:
+            found = ending(error)
+            if found is None:
+                raise
+            status, line = found
+            print(f"error: {line}", file=sys.stderr, flush=True)
     sys.exit(status)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGINT and SIGHUP end the process at once, with a line."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP is under nohup
+                before[number] = signal.signal(number, end_now)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_now(number: int, frame: FrameType | None) -> None:
+    """A signal handler. Raising an error would not do: Python drops it inside of a callback."""
+    del frame
+    os.write(2, f"error: {interrupted(number)}\n".encode())
+    os._exit(AGAIN)
+
+
+def interrupted(number: int) -> str:
+    """The line of a command that a signal ends."""
+    name = signal.Signals(number).name
+    return f"interrupted by {name}; what is on disk is whole: start again to go on"
+
+
+def ending(error: BaseException) -> tuple[int, str] | None:
+    """The status and the line with which an error ends a command; None for a fault of the code."""
+    if isinstance(error, UserError):
+        return MEND, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return AGAIN, interrupted(*error.args or (signal.SIGINT,))
+    if isinstance(error, MemoryError):
+        return MEND, "out of memory; free some, raise its limit (ulimit -v), or take less at once"
+    if isinstance(error, OSError):
+        mend = MENDS.get(error.errno, "see that what is named is there and can be used")
+        return MEND, f"{error}; {mend}, then start again"
+    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, RuntimeError) and frames[-1:] == [threading.Thread.start.__code__]:
+        return MEND, f"{error}; {MENDS[errno.EAGAIN]}, then start again"
+    return None
 
 
 def suggestion(name: str, known: list[str] | tuple[str, ...]) -> str:
@@ -37,3 +110,8 @@ def first_line(error: BaseException, most: int = 120) -> str:
     """What an error says, as much as fits a line."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:most]
+
+
+# `python -m evovit_jax.COMMAND` comes here first; what is imported then takes seconds.
+if sys.argv[:1] == ["-m"] and any(name.startswith("evovit_jax.") for name in sys.orig_argv):
+    signal.signal(signal.SIGINT, end_now)

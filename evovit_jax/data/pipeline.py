@@ -171,8 +171,12 @@ class _Unreadable:
         """Takes (index, reason) of those that a worker met.
 
         Raises:
-            UserError: there are more than the limit, in every thread that meets one.
+            UserError: there are more than the limit, in every thread that meets one; or the whole
+                folder has gone, of which no image is to be skipped.
         """
+        folder = getattr(self._source, "folder", None)
+        if skipped and folder and not folder.is_dir():
+            raise UserError(f"the data folder {folder} has gone; put it back, then start again")
         for index, reason in skipped:
             name = self._source.describe(index)
             with self._lock:

@@ -96,7 +96,7 @@ class FolderSource:
         root = pathlib.Path(path).expanduser()
         if not root.is_dir():
             raise UserError(f"data folder {path!r} does not exist or is not a folder")
-        self.name = f"folder:{path}"
+        self.name, self.folder = f"folder:{path}", root
         table = _labels_file(root)
         self.has_names = table is None
         if table is not None:
@@ -129,7 +129,7 @@ class _Renumbered:
     def __init__(self, source: Source, numbers: Sequence[int], class_names: Sequence[str]):
         self.name, self._source, self._numbers = source.name, source, numbers
         self.num_classes, self.class_names = len(class_names), class_names
-        self.has_names = source.has_names
+        self.has_names, self.folder = source.has_names, getattr(source, "folder", None)
 
     def __len__(self) -> int:
         return len(self._source)

@@ -12,14 +12,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from evovit_jax.data.batch_rows import Rows, empty_rows
+from evovit_jax.errors import UserError
 
 # Rows that a worker makes at a time.
 CHUNK = 8
+# How often killed processes are replaced for one batch.
+TRIES = 3
 # Fills rows for what stands in some columns, such as indices and keys.
 Maker = Callable[..., None]
 _make: Maker | None = None  # of a worker process
@@ -75,18 +80,40 @@ class Processes(Workers):
     """
 
     def __init__(self, open_maker: Callable[..., Maker], *args: Any, count: int):
-        self._pool = ProcessPoolExecutor(
-            count,
+        self._count, self._started_with = count, (os.getpid(), open_maker, args)
+        self._lock = threading.Lock()
+        self._pool = self._start_all()
+
+    def _start_all(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            self._count,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start,
-            initargs=(os.getpid(), open_maker, args),
+            initargs=self._started_with,
         )
 
     def _fill(self, parts: list[Rows], *chunks: list[np.ndarray]) -> Iterator[Rows]:
         sizes = [part.image.shape[1] for part in parts]
-        for part, made in zip(parts, self._pool.map(_make_rows, sizes, *chunks), strict=True):
+        for part, made in zip(parts, self._make_all(sizes, *chunks), strict=True):
             part.image[:], part.label[:], part.index[:] = made.image, made.label, made.index
             yield made
+
+    def _make_all(self, *columns: list) -> list[Rows]:
+        """The rows of a batch; made again by new processes where the system has killed one."""
+        for _ in range(TRIES):
+            pool = self._pool
+            try:
+                return list(pool.map(_make_rows, *columns))
+            except BrokenProcessPool:
+                with self._lock:  # several batches are made at once
+                    if pool is self._pool:
+                        logging.warning("a process that makes batches was killed; starting anew")
+                        self._pool = self._start_all()
+                        pool.shutdown(wait=False)
+        raise UserError(
+            f"the processes that make batches were killed {TRIES} times: see that they have "
+            "memory, or lower data_processes, then start again"
+        )
 
 
 def cores() -> int:

@@ -54,7 +54,19 @@ def attend(
         keys=keys,
         values=values,
     )
-    return weights.astype(v.dtype) @ v, view
+    return rounded(rounded(weights, v.dtype) @ v, v.dtype), view
+
+
+def rounded(x: Float[Array, "*n"], dtype: jnp.dtype) -> Float[Array, "*n"]:
+    """`x` in `dtype`, rounded here in any program.
+
+    XLA leaves the rounding to bfloat16 out where it fuses what makes a value with what reads it,
+    and on CPUs that depends on the batch's size; an image's tokens must not.
+    """
+    kind = jnp.finfo(dtype)
+    if kind.bits < 32:
+        x = jax.lax.reduce_precision(x, kind.nexp, kind.nmant)
+    return x.astype(dtype)
 
 
 def attend_tokens_first(

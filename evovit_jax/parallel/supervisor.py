@@ -26,10 +26,10 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from evovit_jax.errors import UserError
+from evovit_jax.errors import AGAIN, ending
 
-# The status of a process that another one's death ended: try again (EX_TEMPFAIL of sysexits.h).
-OTHER_DIED = 75
+# The status of a process that another one's death ended.
+OTHER_DIED = AGAIN
 # Seconds for which what libraries say is held back, and that a process with an error of its own
 # stays, so that one which has the same error is not aborted before it has said so.
 HELD, GRACE = 10.0, 2.0
@@ -81,12 +81,14 @@ def supervised(patience: float) -> Iterator[Child]:
     child = Child(there)
     try:
         yield child
-    except UserError as error:
-        child.tell(status=2)
-        _leave(2, f"error: {error}\n", GRACE)
-    except Exception:
-        time.sleep(patience)
-        _leave(1, traceback.format_exc(), 0)
+    except (Exception, KeyboardInterrupt) as error:
+        found = ending(error)
+        if found is None:
+            time.sleep(patience)
+            _leave(1, traceback.format_exc(), 0)
+        status, line = found
+        child.tell(status=status)
+        _leave(status, f"error: {line}\n", GRACE)
 
 
 def _leave(status: int, text: str, grace: float) -> None:

@@ -9,7 +9,6 @@ stay.
 import contextlib
 import functools
 import gc
-import logging
 import sys
 import time
 import types
@@ -26,7 +25,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from evovit_jax.errors import UserError, first_line
 from evovit_jax.parallel import agreement
-from evovit_jax.workdir import integrity
+from evovit_jax.workdir import integrity, orbax_messages
 from evovit_jax.workdir.config_file import locate
 from evovit_jax.workdir.integrity import Damaged, Unreadable
 
@@ -119,7 +118,7 @@ class Checkpointer:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
-            logging.getLogger("absl").addFilter(_is_raised_nowhere)  # once, however often added
+            orbax_messages.keep_out()
             handlers = {
                 STATE: ocp.StandardCheckpointHandler(),
                 RECORD: ocp.JsonCheckpointHandler(),
@@ -195,11 +194,6 @@ class Checkpointer:
         elif jax.process_count() == 1:  # with several, Orbax would wait for the others
             with contextlib.suppress(UserError):  # the first error is the one to tell
                 self.close()
-
-
-def _is_raised_nowhere(record: logging.LogRecord) -> bool:
-    """Not of a traceback that Orbax logs: it raises the same error, which is told in one line."""
-    return not (record.exc_info and "orbax" in record.pathname)
 
 
 @contextlib.contextmanager

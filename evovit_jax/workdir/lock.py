@@ -132,8 +132,13 @@ class Lock:
             self._path.write_text(json.dumps(self.mine))
             return
         beside = pathlib.Path(f"{self._path}.{self.mine['token']}")
-        beside.write_text(json.dumps(self.mine))
-        os.replace(beside, self._path)
+        try:
+            beside.write_text(json.dumps(self.mine))
+            os.replace(beside, self._path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise
 
     def _other(self) -> dict[str, Any] | None:
         """What is in the file; one that is empty may be about to be written."""

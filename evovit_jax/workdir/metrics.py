@@ -13,10 +13,10 @@ from typing import Any
 
 import jax
 from etils import epath
-from tensorboardX import SummaryWriter
 
 from evovit_jax.errors import UserError
 from evovit_jax.parallel import agreement
+from evovit_jax.workdir.event_file import EventFile
 from evovit_jax.workdir.remote import Mirror
 
 FILE, DAMAGED = "metrics.jsonl", "damaged_metrics.jsonl"
@@ -60,7 +60,7 @@ class MetricWriter:
             os.replace(beside, path)
             self._file = path.open("a")
             purge = None if restored is None else restored + 1
-            self._events = SummaryWriter(str(self._mirror.folder / EVENTS), purge_step=purge)
+            self._events = EventFile(self._mirror.folder / EVENTS, purge)
         return lines
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -73,15 +73,22 @@ class MetricWriter:
         if self._file is None:
             return
         with _said(self._mirror.folder):
+            self._mend()
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+            self._events.write(step, values)
             if "val_top1" in values:
                 self._events.flush()
                 self._mirror.push()
             else:
                 self._mirror.push(FILE)
+
+    def _mend(self) -> None:
+        """Goes on in a new file where somebody has removed the old one."""
+        if not os.fstat(self._file.fileno()).st_nlink:
+            print(f"{FILE} was removed while the run wrote it; it goes on in a new one", flush=True)
+            self._file.close()
+            self._file = (self._mirror.folder / FILE).open("a")
 
     def _note(self, line: dict[str, Any]) -> None:
         self.last |= line
