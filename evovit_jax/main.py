@@ -1,8 +1,8 @@
 """Trains and evaluates: `python -m evovit_jax.main --config=configs/digits_evo.py --workdir=DIR`.
 
 A run that DIR has a part of goes on from there. The last line of output is a JSON object. The exit
-status is 0, 2 after an error that the user can mend, 143 after SIGTERM and 75 after the death of
-another process of the run (run it again to go on).
+status is 0, 2 after an error that the user can mend, 143 after SIGTERM, and 75 after SIGINT, SIGHUP
+or the death of another process of the run (run it again to go on).
 With `--plan --devices=64` it says instead what each of so many devices needs memory for.
 """
 
@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 from evovit_jax import config as config_lib
 from evovit_jax.errors import UserError, run_command
+from evovit_jax.hardware import limits
 from evovit_jax.parallel import processes
 
 FLAGS = flags.FLAGS
@@ -36,6 +37,7 @@ def main() -> int:
         return memory.main(config, devices=FLAGS.devices, hbm_gib=FLAGS.hbm_gib, as_json=FLAGS.json)
     if FLAGS.workdir is None:
         raise UserError("--workdir is required; --help shows all flags")
+    limits.check()
     with processes.joined() as parent:
         import jax
 

@@ -5,9 +5,11 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -195,3 +197,61 @@ def test_a_tensor_that_is_not_finite_stops_the_run(tmp_path):
 def test_the_command_is_short():
     source = pathlib.Path(evovit_jax.__file__).with_name("main.py")
     assert len(source.read_text().splitlines()) <= 80
+
+
+def test_an_interrupt_ends_a_run_in_one_line_and_it_goes_on(undisturbed, tmp_path):
+    status, _, err = run_until(tmp_path, 5, signal.SIGINT, **TRAINING)
+    assert status == 75
+    line = "error: interrupted by SIGINT; what is on disk is whole: start again to go on"
+    assert err.splitlines() == [line]
+    status, out, err = run(tmp_path, **TRAINING)
+    assert status == 0, err
+    assert "restored step 4" in out
+    check_same(undisturbed, tmp_path)
+
+
+LIMITS = {"-f 20": 2, "-n 16": 2, "-v 3000000": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("limit", "expected"), LIMITS.items())
+def test_a_limit_of_the_process_is_one_line(tmp_path, limit, expected):
+    shell = ["bash", "-c", f'ulimit {limit} && exec "$@"', "bash"]
+    done = subprocess.run(
+        [*shell, *command(tmp_path, **TRAINING)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == expected, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["", "checkpoints"])
+def test_a_work_directory_that_goes_is_one_line(tmp_path, what):
+    workdir = tmp_path / "run"
+    process = start(workdir, **TRAINING | {"total_steps": 300})
+    for line in process.stdout:
+        if line.startswith("step 5/"):
+            break
+    shutil.rmtree(workdir / what)
+    status, _, err = finish(process)
+    assert status == 2, err
+    assert len(err.splitlines()) == 1
+    assert "start again" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.2, 0.6, 1.2, 2.5])
+def test_an_interrupt_while_it_starts_is_no_traceback(tmp_path, seconds):
+    process = start(tmp_path, **TRAINING)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    status, _, err = finish(process)
+    assert status in (75, -signal.SIGINT)
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("fields", [{"profile_steps": "5:1"}, {"augment.randaugment": "rand-x9"}])
+def test_a_start_that_is_refused_leaves_no_folder(tmp_path, fields):
+    refused(tmp_path / "run", **fields)
+    assert not (tmp_path / "run").exists()

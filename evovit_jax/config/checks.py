@@ -7,7 +7,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from evovit_jax.config import durations
 from evovit_jax.config.fields import field_names, value_of
+from evovit_jax.data import augment
 from evovit_jax.errors import UserError
 
 
@@ -96,3 +98,5 @@ def check(config: ConfigDict) -> None:
             f"batch_size={config.batch_size} does not divide into accumulate="
             f"{config.accumulate} micro-batches"
         )
+    durations.profile_steps(config.profile_steps)
+    augment.TrainTransform(config)  # refuses what it cannot do

@@ -1,6 +1,7 @@
 """How long things last: `NAME_steps`, `NAME_epochs` or `NAME_examples`, one of the three given."""
 
 import math
+import re
 from collections.abc import Iterable
 
 from ml_collections import ConfigDict
@@ -65,3 +66,18 @@ def settle(config: ConfigDict, given: Iterable[str]) -> None:
             for unit in UNITS:
                 if unit not in chosen:
                     config[f"{name}_{unit}"] = None
+
+
+def profile_steps(spec: str) -> range:
+    """The steps of "FIRST:END", END not included; none for "".
+
+    Raises:
+      UserError: it is not of that form, or holds no step.
+    """
+    if not spec:
+        return range(0)
+    found = re.fullmatch(r"(\d+):(\d+)", spec)
+    steps = range(int(found[1]), int(found[2])) if found else range(0)
+    if not steps:
+        raise UserError(f"profile_steps={spec!r}: say FIRST:END, such as 100:110 for ten steps")
+    return steps

@@ -3,30 +3,13 @@
 They lie in the work directory's `profile/`, for TensorBoard's profile plugin or xprof.
 """
 
-import re
-
 import jax
 from etils import epath
 
-from evovit_jax.errors import UserError
+from evovit_jax.config.durations import profile_steps as parse
 from evovit_jax.workdir.remote import Mirror
 
 FOLDER = "profile"
-
-
-def parse(spec: str) -> range:
-    """The steps of "FIRST:END", END not included; none for "".
-
-    Raises:
-      UserError: it is not of that form, or holds no step.
-    """
-    if not spec:
-        return range(0)
-    found = re.fullmatch(r"(\d+):(\d+)", spec)
-    steps = range(int(found[1]), int(found[2])) if found else range(0)
-    if not steps:
-        raise UserError(f"profile_steps={spec!r}: say FIRST:END, such as 100:110 for ten steps")
-    return steps
 
 
 class Profiler:

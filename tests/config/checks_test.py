@@ -23,6 +23,10 @@ from evovit_jax.errors import UserError
         ("mean", ("a", "b", "c"), "mean=('a', 'b', 'c'): each must be in [0, 1]"),
         ("mean", (0.5, 0.5), "mean=(0.5, 0.5) must have 3 numbers"),
         ("std", (0.5, 0.0, 0.5), "std=(0.5, 0.0, 0.5): each must be above 0"),
+        ("profile_steps", "5:1", "profile_steps='5:1': say FIRST:END"),
+        ("augment.randaugment", "rand-x9", "augment.randaugment='rand-x9': write it as"),
+        ("augment.crop", "bogus", "augment.crop='bogus'"),
+        ("eval_transform.interpolation", "cubist", "cubist"),
         ("augment.scale", (-0.5, 1.0), "augment.scale=(-0.5, 1.0): each must be above 0"),
     ],
 )

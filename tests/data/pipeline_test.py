@@ -1,6 +1,7 @@
 """Batches: the same whatever the workers, the processes and the interruptions."""
 
 import json
+import shutil
 
 import grain.checkpoint
 import numpy as np
@@ -256,3 +257,12 @@ def test_imagenet_in_batches():
         assert batch["image"].shape == (8, 32, 32, 3)
         masks = [b["mask"].sum() for b in pipeline.make_eval_batches(config, local_batch_size=4)]
         assert masks == [4, 2]
+
+
+def test_a_folder_that_has_gone_is_no_unreadable_image(photographs, tmp_path):
+    root = shutil.copytree(photographs, tmp_path / "gone")
+    with pipeline.make_eval_batches(make_config(f"folder:{root}"), local_batch_size=4) as batches:
+        assert batches[0]["mask"].all()
+        root.rename(tmp_path / "away")
+        with pytest.raises(UserError, match=r"the data folder .*gone has gone; put it back"):
+            batches[1]

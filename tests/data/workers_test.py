@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
 
 from evovit_jax.data import batch_rows, workers
+from evovit_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
@@ -68,3 +70,39 @@ def test_a_worker_ends_when_its_parent_is_killed():
     while _alive(worker) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not _alive(worker)
+
+
+class Broken:
+    """A pool whose process is killed when it is asked."""
+
+    def map(self, *_):
+        raise BrokenProcessPool
+
+    def shutdown(self, **_):
+        pass
+
+
+class Working(Broken):
+    def map(self, make, *columns):
+        return [made_here(*row) for row in zip(*columns, strict=True)]
+
+
+def made_here(size, indices):
+    rows = batch_rows.empty_rows(len(indices), size)
+    numbered(rows, indices)
+    return rows
+
+
+def test_killed_processes_are_replaced(monkeypatch):
+    pools = iter([Broken(), Broken(), Working()])
+    monkeypatch.setattr(workers.Processes, "_start_all", lambda self: next(pools))
+    batch = batch_rows.empty_rows(20, 2)
+    unreadable = workers.Processes(open_numbered, count=1).fill(batch, np.arange(20))
+    assert batch.index.tolist() == [*range(20)]
+    assert unreadable == [(index, "odd") for index in range(1, 20, 2)]
+
+
+def test_processes_that_are_killed_again_and_again_end_the_run(monkeypatch):
+    monkeypatch.setattr(workers.Processes, "_start_all", lambda self: Broken())
+    with pytest.raises(UserError, match="were killed 3 times"):
+        workers.Processes(open_numbered, count=1).fill(batch_rows.empty_rows(2, 2), np.arange(2))

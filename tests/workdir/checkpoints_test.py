@@ -4,6 +4,7 @@ import gc
 import json
 import pathlib
 import re
+import resource
 import shutil
 
 import jax
@@ -372,3 +373,32 @@ def test_weights_of_a_run_pass_over_a_damaged_newest_one(tmp_path, capsys, how):
     with pytest.raises(UserError, match="are damaged"):
         checkpoints.load_variables(tmp_path, 2)
     assert kept(tmp_path) == [1, 2]  # a reader renames nothing
+
+
+@pytest.mark.parametrize("fault", ["no room", "no folder"])
+def test_a_save_that_fails_says_so_in_one_line_and_nothing_else(tmp_path, capfd, caplog, fault):
+    many = {f"blocks/{i}/kernel": (32, 32) for i in range(20)}
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, make_state(1, many), {}, {})
+    checkpointer.wait()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fail():
+        with checkpointer:
+            if fault == "no room":
+                resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+            else:
+                shutil.rmtree(tmp_path)
+            checkpointer.save(2, make_state(2, many), {}, {})
+            checkpointer.wait()
+
+    try:
+        with pytest.raises(UserError, match=r"a checkpoint could not be saved in .*start again"):
+            fail()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    gc.collect()
+    assert "Traceback" not in capfd.readouterr().err
+    assert not [record for record in caplog.records if record.exc_info]
+    if fault == "no room":
+        same(Checkpointer(tmp_path).restore(like(make_state(0, many)))[0], make_state(1, many))

@@ -156,3 +156,15 @@ def test_processes_that_see_other_places(tmp_path, monkeypatch):
     monkeypatch.setattr(lock.agreement, "from_first", lambda value: "process 0's token")
     with pytest.raises(UserError, match=r"on host .* is not process 0's"):
         lock._check_shared(epath.Path(tmp_path), None)
+
+
+def test_a_disk_that_is_full_leaves_no_file_of_the_lock(tmp_path, monkeypatch):
+    taken = take(tmp_path, Clock())
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(lock.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        taken._write()
+    assert [path.name for path in tmp_path.iterdir()] == [lock.FILE]

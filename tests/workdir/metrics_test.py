@@ -1,6 +1,8 @@
 """The metrics file, the pace, the progress line."""
 
+import contextlib
 import json
+import resource
 
 import pytest
 from tensorboard_events import scalars
@@ -113,3 +115,38 @@ def test_progress():
     )
     del values["images_per_second"]
     assert "left" not in utilisation.progress(10, 100, values, batch_size=70)
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("values", [{"loss": 1.0}, {"val_top1": 1.0}])
+def test_no_room_for_the_metrics_or_their_events_is_one_line(tmp_path, values):
+    writer = metrics.MetricWriter(tmp_path, None)
+
+    def write_many():
+        for step in range(1, 1000):
+            writer.write(step, values)
+
+    # With evaluations the events, which are longer, are written at once and fail first.
+    with largest_file(3000), pytest.raises(UserError, match=r"File too large.*has room"):
+        write_many()
+    kept, _ = metrics.kept_lines(tmp_path / metrics.FILE, 1000)
+    assert 10 < len(kept) < 200
+
+
+def test_a_file_that_is_removed_meanwhile_is_said_and_begun_again(tmp_path, capsys):
+    writer = metrics.MetricWriter(tmp_path, None)
+    writer.write(1, {"loss": 2.0})
+    (tmp_path / metrics.FILE).unlink()
+    writer.write(2, {"loss": 1.0})
+    writer.close()
+    assert lines(tmp_path) == [{"step": 2, "loss": 1.0}]
+    assert "metrics.jsonl was removed while the run wrote it" in capsys.readouterr().out
