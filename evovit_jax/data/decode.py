@@ -4,6 +4,7 @@ JPEG files are decoded by simplejpeg (libjpeg-turbo, as Pillow's, to the same pi
 of 299 pixels it takes 60 % of Pillow's time, for one of 32 pixels 15 %.
 """
 
+import errno
 import io
 import math
 from typing import Protocol, runtime_checkable
@@ -19,6 +20,8 @@ from evovit_jax.errors import first_line
 # Images up to this side are kept decoded where the whole data set fits (see `SmallImages`).
 SMALL_SIDE = 64
 SMALL_BYTES = 256 * 2**20
+# Errors that say nothing about the file: to skip it would change the training.
+OF_THE_SYSTEM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
 Box = tuple[int, int, int, int]  # left, upper, right, lower
 
 
@@ -164,6 +167,7 @@ class SmallImages:
 
         Raises:
             UnreadableImage: not an image, or a file that cannot be read.
+            OSError: the system cannot read any file now.
         """
         kept = self._kept.get(index)
         if kept is not None:
@@ -171,6 +175,8 @@ class SmallImages:
         try:
             example = self._source[index]
         except OSError as error:
+            if error.errno in OF_THE_SYSTEM:
+                raise
             raise UnreadableImage(str(error)) from None
         picture = open_image(example["image"])
         if max(picture.size) <= SMALL_SIDE:

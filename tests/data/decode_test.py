@@ -1,5 +1,6 @@
 """Decoding: Pillow's pixels from every format, less work where less is needed, clear refusals."""
 
+import errno
 import io
 
 import numpy as np
@@ -164,3 +165,16 @@ def test_32_bits_are_refused():
     data = encoded(Image.fromarray(np.ones((4, 4), np.float32)), "tiff")
     with pytest.raises(decode.UnreadableImage, match="range of its values is unknown"):
         decode.open_image(data).whole()
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"),
+    [(errno.ENOENT, decode.UnreadableImage), (errno.EMFILE, OSError), (errno.ESTALE, OSError)],
+)
+def test_a_system_that_reads_no_file_now_is_no_unreadable_image(number, raised):
+    class Source:
+        def __getitem__(self, index):
+            raise OSError(number, "as the system says")
+
+    with pytest.raises(raised, match="as the system says"):
+        decode.SmallImages(Source()).get(0)

@@ -168,3 +168,23 @@ def test_a_transfer_that_nobody_asked_for_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.sharding, "put_batch", lambda _, batch: jax.tree.map(jnp.sin, batch))
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         loop.train_and_evaluate(tiny_config(), tmp_path / "left on the host")
+
+
+def test_nothing_is_compiled_once_everything_has_happened(tmp_path, monkeypatch):
+    compiled, counts = [], {}
+
+    def hear(event, seconds, **_):
+        compiled.extend([event] * (event == "/jax/core/compile/backend_compile_duration"))
+
+    def take(self, step):
+        real(self, step)
+        counts[step] = len(compiled)
+
+    real = loop.Loop.take
+    monkeypatch.setattr(loop.Loop, "take", take)
+    jax.monitoring.register_event_duration_secs_listener(hear)
+    fields = {"total_steps": 12, "checkpoint_steps": 2, "eval_steps": 2, "layer_to_stage_steps": 0}
+    loop.train_and_evaluate(tiny_config(**fields), tmp_path)
+    # Before step 2 the run evaluates and saves for the first time.
+    assert 0 < counts[0] < counts[2]
+    assert {counts[step] for step in range(2, 12)} == {counts[2]}
