@@ -86,7 +86,7 @@ def ending(error: BaseException) -> tuple[int, str] | None:
         mend = MENDS.get(error.errno, "see that what is named is there and can be used")
         return MEND, f"{error}; {mend}, then start again"
     frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if isinstance(error, RuntimeError) and frames[-1:] == [threading.Thread.start.__code__]:
+    if isinstance(error, RuntimeError) and threading.Thread.start.__code__ in frames:
         return MEND, f"{error}; {MENDS[errno.EAGAIN]}, then start again"
     return None
 

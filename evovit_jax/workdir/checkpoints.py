@@ -97,6 +97,10 @@ class Checkpointer:
         """
         if self.latest_step() == step:
             return
+        with agreement.all_or_none(), _said(self.folder):
+            # Orbax would make it anew, without what was in it.
+            if self._manager is not None and not self.folder.is_dir():
+                raise FileNotFoundError("it has gone")
         self._best.scores = scores
         tree = as_tree(state)
         run = {

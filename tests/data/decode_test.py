@@ -173,8 +173,16 @@ def test_32_bits_are_refused():
 )
 def test_a_system_that_reads_no_file_now_is_no_unreadable_image(number, raised):
     class Source:
+        name, num_classes, class_names, has_names = "one", 1, ("a",), True
+
+        def __len__(self):
+            return 1
+
         def __getitem__(self, index):
             raise OSError(number, "as the system says")
+
+        def describe(self, index):
+            return "a"
 
     with pytest.raises(raised, match="as the system says"):
         decode.SmallImages(Source()).get(0)

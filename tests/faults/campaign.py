@@ -20,14 +20,14 @@ import tempfile
 import jax
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # where tiny.py is
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # the tests' folder
 
-from faulty_run import FaultyRun
-from kinds_of_fault import FAULTS, Fault, file_system
 from PIL import Image
 
 from evovit_jax.train import utilisation
 from evovit_jax.workdir import checkpoints, metrics
+from faults.faulty_run import FaultyRun
+from faults.kinds_of_fault import FAULTS, Fault, file_system
 
 CLASSES, TRAIN, TEST, SIDE = 4, 12, 3, 8  # images of a class, pixels
 

@@ -3,9 +3,10 @@
 Also tests campaign.py, faulty_run.py and kinds_of_fault.py.
 """
 
-import campaign
 import pytest
-from kinds_of_fault import FAULTS
+
+from faults import campaign
+from faults.kinds_of_fault import FAULTS
 
 
 def test_every_kind_of_fault_is_drawn_and_a_seed_says_in_which_order():

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -54,7 +55,12 @@ class FaultyRun:
         self._errors = self._log.with_suffix(".err")
         with self._log.open("w") as out, self._errors.open("w") as err:
             self.process = subprocess.Popen(
-                [*command, f"--workdir={self.workdir}"], stdout=out, stderr=err, env=environ
+                [*command, f"--workdir={self.workdir}"],
+                stdout=out,
+                stderr=err,
+                env=environ,
+                # As a terminal starts it; nohup would have had it ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
             )
 
     def is_running(self) -> bool:

@@ -12,11 +12,10 @@ import time
 from collections.abc import Iterator
 from typing import ClassVar
 
-from faulty_run import FaultyRun
-
 from evovit_jax.errors import AGAIN, MEND
 from evovit_jax.parallel.preemption import EXIT_STATUS
 from evovit_jax.workdir import checkpoints
+from faults.faulty_run import FaultyRun
 
 IN_START = 0.2  # share of the faults that happen while a run starts
 STARTING = 4.0  # seconds

@@ -5,6 +5,7 @@ import json
 import resource
 
 import pytest
+from etils import epath
 from tensorboard_events import scalars
 
 from evovit_jax.errors import UserError
@@ -138,7 +139,8 @@ def test_no_room_for_the_metrics_or_their_events_is_one_line(tmp_path, values):
     # With evaluations the events, which are longer, are written at once and fail first.
     with largest_file(3000), pytest.raises(UserError, match=r"File too large.*has room"):
         write_many()
-    kept, _ = metrics.kept_lines(tmp_path / metrics.FILE, 1000)
+    writer.close()
+    kept, _ = metrics.kept_lines(epath.Path(tmp_path) / metrics.FILE, 1000)
     assert 10 < len(kept) < 200
 
 

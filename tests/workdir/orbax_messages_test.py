@@ -1,6 +1,7 @@
 """Tracebacks of Orbax's threads are kept out, others are shown."""
 
 import concurrent.futures
+import gc
 import sys
 import threading
 import types
@@ -27,6 +28,7 @@ def test_whose_an_error_is(module, theirs):
 
 
 def test_only_what_is_raised_elsewhere_is_kept_out(monkeypatch):
+    gc.collect()  # what other tests have left is not of interest
     shown = []
     for owner, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
         monkeypatch.setattr(owner, name, lambda *args: shown.append(args))

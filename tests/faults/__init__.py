@@ -1,0 +1,1 @@
+"""Faults that happen to a training, and long runs."""
