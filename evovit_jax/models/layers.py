@@ -11,7 +11,12 @@ from jaxtyping import Array, Float, Key
 from evovit_jax.errors import UserError
 from evovit_jax.hardware.platforms import by_platform
 from evovit_jax.models.activations import ACTIVATIONS
-from evovit_jax.models.attention import attend, attend_tokens_first, attention_weights
+from evovit_jax.models.attention import (
+    attend,
+    attend_tokens_first,
+    attention_weights,
+    rounded,
+)
 from evovit_jax.models.rotary import Rotation, turned
 from evovit_jax.reduction.base import AttentionRequest, AttentionView
 from evovit_jax.reduction.tokens import TokenSet
@@ -96,7 +101,8 @@ class Attention(nnx.Module):
             return x, AttentionView(weights=attention_weights(q, k, self.scale, request))
         if request.weights is not None:
             (v,) = self._project(x, slice(2, 3))
-            mixed, view = self._joined(request.weights.astype(v.dtype) @ v), AttentionView()
+            product = rounded(request.weights, v.dtype) @ v
+            mixed, view = self._joined(rounded(product, v.dtype)), AttentionView()
         else:
             mixed, view = self._attend(x, request, rotation)
         if "inputs" in request.needs:
