@@ -12,9 +12,9 @@ nothing: what it prints are its compiler's estimates.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 
+from evovit_jax import tables
 from evovit_jax.benchmarking import data_pipelines, flag_checks, own_models, rows, tpu_estimates
 from evovit_jax.benchmarking import report as benchmark_report
 from evovit_jax.errors import run_command
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         benchmark_report.write(report, table, folder)
         print(f"written to {folder}")
     if flags.json:
-        print(json.dumps(report), flush=True)
+        print(tables.json_line(report), flush=True)
 
 
 if __name__ == "__main__":

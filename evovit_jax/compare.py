@@ -9,13 +9,13 @@ Writes compare.csv, compare.md and compare.png. Speed-ups are over the first red
 """
 
 import argparse
-import json
 import pathlib
 
 import jax
 
+from evovit_jax import tables
 from evovit_jax.benchmarking import comparison, comparison_report
-from evovit_jax.errors import UserError, run_command
+from evovit_jax.errors import UserError, printable, run_command
 from evovit_jax.inference import evaluation, model_flags, output_folder
 
 
@@ -69,9 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
     seen = flags.data.rstrip("/").rsplit("/", 1)[-1]  # a table that is shown around needs no path
     title = f"{models[0].name}, {rows[0]['examples']} images of {seen}, on {device}"
     comparison_report.write(rows, title, folder)
-    print(f"{title}\n\n{comparison_report.table(rows)}\n", flush=True)
+    print(f"{printable(title)}\n\n{comparison_report.table(rows)}\n", flush=True)
     if flags.json:
-        print(json.dumps({"model": models[0].name, "device": device, "rows": rows}))
+        print(tables.json_line({"model": models[0].name, "device": device, "rows": rows}))
     return 0
 
 

@@ -10,9 +10,9 @@ accounted for; gaps and leftovers end the conversion, and nothing is written.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 
+from evovit_jax import tables
 from evovit_jax.errors import UserError, run_command
 from evovit_jax.inference.ready_model import prepare
 from evovit_jax.models.batch_norm import fuse
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if flags.json:
         paths = {"model": prepared.name, "input": flags.input, "output": flags.output}
         counts = {"variables": len(held), "values": count}
-        print(json.dumps({**paths, **counts, "notes": prepared.notes}), flush=True)
+        print(tables.json_line({**paths, **counts, "notes": prepared.notes}), flush=True)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -27,13 +28,38 @@ MENDS = {
     errno.EAGAIN: "raise the limit of processes and threads (ulimit -u)",
 }
 
+MOST_SHOWN = 1000  # characters of a message
+
 
 class UserError(ValueError):
-    """Something that the user gave is wrong; the message names it and says what to do."""
+    """Something that the user gave is wrong; the message names it and says what to do.
+
+    It is one line, whatever the names in it are made of.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(shortened(printable(message), MOST_SHOWN))
+
+
+def printable(text: str) -> str:
+    r"""A text without line breaks and control characters: those become escapes such as \n.
+
+    So do the bytes of file names that are no UTF-8, which Python has as lone surrogates.
+    """
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if text.isprintable() else "".join(shown)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most `most` characters: its beginning and its end."""
+    half = most // 2 - 2
+    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
 
 
 def run_command(main: Callable[[], int | None]) -> None:
     """Runs a command's `main` and exits; what `ending` knows becomes `error: LINE` and a status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names may have what a terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     with interruptible():
         try:
             status = main()
@@ -42,7 +68,7 @@ def run_command(main: Callable[[], int | None]) -> None:
             if found is None:
                 raise
             status, line = found
-            print(f"error: {line}", file=sys.stderr, flush=True)
+            print(f"error: {printable(line)}", file=sys.stderr, flush=True)
     sys.exit(status)
 
 
@@ -95,7 +121,7 @@ def suggestion(name: str, known: list[str] | tuple[str, ...]) -> str:
     """A hint for a misspelt `name`: the closest of `known`, else all of them."""
     import difflib
 
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
 
 

@@ -7,8 +7,8 @@ Images are prepared as the model's own authors do. Padding never changes a figur
 """
 
 import argparse
-import json
 
+from evovit_jax import tables
 from evovit_jax.errors import run_command
 from evovit_jax.inference import evaluation, model_flags
 
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"{figures['images_per_second']:.1f} images/s, {figures['gmacs']:.3f} GMACs"
     )
     if flags.json:
-        print(json.dumps(figures))
+        print(tables.json_line(figures))
     return 0
 
 

@@ -6,13 +6,13 @@ or the death of another process of the run (run it again to go on).
 With `--plan --devices=64` it says instead what each of so many devices needs memory for.
 """
 
-import json
 import sys
 
 from absl import flags
 from ml_collections import config_flags
 
 from evovit_jax import config as config_lib
+from evovit_jax import tables
 from evovit_jax.errors import UserError, run_command
 from evovit_jax.hardware import limits
 from evovit_jax.parallel import processes
@@ -49,7 +49,7 @@ def main() -> int:
         processes.introduce(parent)
         result = loop.train_and_evaluate(config, FLAGS.workdir)
         if jax.process_index() == 0:
-            print(json.dumps(result.summary), flush=True)
+            print(tables.json_line(result.summary), flush=True)
     return preemption.EXIT_STATUS if result.preempted else 0
 
 

@@ -5,9 +5,9 @@ python -m evovit_jax.predict --weights=WORKDIR IMAGE... --json
 """
 
 import argparse
-import json
 
-from evovit_jax.errors import run_command
+from evovit_jax import tables
+from evovit_jax.errors import printable, run_command
 from evovit_jax.inference import model_flags, prediction
 
 
@@ -36,12 +36,13 @@ def main(arguments: list[str] | None = None) -> int:
     names = prepared.class_names(flags.class_names)
     predictions = prediction.predict(prepared, flags.images, names)
     for item in predictions:
-        print(item["image"])
+        print(printable(item["image"]))
         for one in item["classes"]:
-            print(f"  {100 * one['probability']:6.2f}%  {one['name']} ({one['index']})")
+            name = printable(one["name"])
+            print(f"  {100 * one['probability']:6.2f}%  {name} ({one['index']})")
     if flags.json:
         described = {"model": prepared.name, "reduction": prepared.reduction}
-        print(json.dumps({**described, "predictions": predictions}))
+        print(tables.json_line({**described, "predictions": predictions}))
     return 0
 
 

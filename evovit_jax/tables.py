@@ -1,7 +1,37 @@
-"""Tables in Markdown."""
+"""What commands print and write for others to read: tables in Markdown, and lines of JSON."""
 
-from collections.abc import Iterable
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+# What Markdown or HTML takes for more than text; underscores inside a word are no such thing.
+_MARKS = re.compile(r"[\\`*\[\]<>&|$~#!]|(?<![^\W_])_|_(?![^\W_])")
+_BAR, _ESCAPED = re.compile(r"(?<!\\)[|]"), r"\\|"
+
+
+def json_line(value: Any, indent: int | None = None) -> str:
+    """A value as JSON, null for numbers that JSON does not have: NaN and infinity.
+
+    Args:
+      value: as `json.dumps` takes it.
+      indent: spaces for each level; None for one line.
+    """
+    return json.dumps(_finite(value), allow_nan=False, indent=indent)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def plain_text(text: str) -> str:
+    """A text, such as a file's name, that Markdown and HTML show as it is."""
+    return _MARKS.sub(r"\\\g<0>", text).replace("\\<", "&lt;").replace("\\&", "&amp;")
 
 
 def markdown(
@@ -20,4 +50,5 @@ def markdown(
 
 
 def _line(cells: Iterable[Any]) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
+    """A row; a bar in a cell is escaped, for it would end the cell even in code."""
+    return f"| {' | '.join(_BAR.sub(_ESCAPED, str(cell)) for cell in cells)} |"

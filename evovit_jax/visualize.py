@@ -5,12 +5,12 @@ python -m evovit_jax.visualize --weights=WORKDIR --data=tfds:digits:test --outpu
 """
 
 import argparse
-import json
 import pathlib
 
 from tqdm import tqdm
 
-from evovit_jax.errors import UserError, run_command
+from evovit_jax import tables
+from evovit_jax.errors import UserError, printable, run_command
 from evovit_jax.inference import model_flags, output_folder, visualization
 
 
@@ -51,15 +51,20 @@ def main(arguments: list[str] | None = None) -> int:
     prepared = model_flags.prepare_from(flags)
     visualization.check_has_tokens(prepared)
     if flags.data:
-        pictures = visualization.pictures_of_data(flags.data, flags.count, flags.data_dir)
+        pictures = visualization.pictures_of_data(
+            flags.data, flags.count, flags.data_dir, prepared.max_image_pixels
+        )
     else:
-        pictures = visualization.pictures_of_files(flags.images)
+        pictures = visualization.pictures_of_files(flags.images, prepared.max_image_pixels)
     total = len(flags.images) or flags.count
-    shown = tqdm(pictures, total=total, desc="visualize", unit="image")
-    paths = [str(visualization.draw(prepared, *picture, folder)) for picture in shown]
-    print(f"{len(paths)} pictures in {folder}")
+    free, paths = visualization.FreeNames(folder, flags.images), []
+    for name, picture in tqdm(pictures, total=total, desc="visualize", unit="image"):
+        path = free.path(name)
+        visualization.draw(prepared, name, picture, path)
+        paths.append(str(path))
+    print(f"{len(paths)} pictures in {printable(str(folder))}")
     if flags.json:
-        print(json.dumps({"model": prepared.name, "pictures": paths}))
+        print(tables.json_line({"model": prepared.name, "pictures": paths}))
     return 0
 
 

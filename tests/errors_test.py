@@ -3,6 +3,8 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -115,3 +117,26 @@ def test_a_signal_that_is_ignored_stays_so():
         assert end.value.code is None
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_message_is_one_line_whatever_is_in_it():
+    error = errors.UserError("no file 'a\nb\x1b[31m\udcff' " + "x" * 5000)
+    assert str(error).startswith(r"no file 'a\nb\x1b[31m\udcff' x")
+    assert len(str(error)) <= errors.MOST_SHOWN
+    assert str(errors.UserError(str(error))) == str(error)
+    assert errors.printable("é $x$ <b>") == "é $x$ <b>"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_command_prints_any_name(encoding):
+    code = r"from evovit_jax import errors; errors.run_command(lambda: print('é\udcff\n') or 0)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.stdout.decode(encoding).strip()
+        == {"utf-8": r"é\udcff", "ascii": r"\xe9\udcff"}[encoding]
+    )

@@ -1,15 +1,17 @@
 """The predict command on images that the test draws."""
 
 import json
+import os
 
 import numpy as np
 import pytest
+from hostile_files import irregular
 from PIL import Image
 from tiny import run_model
 
 from evovit_jax import predict
 from evovit_jax.errors import UserError
-from evovit_jax.inference import prediction
+from evovit_jax.inference import class_names, prediction
 from evovit_jax.inference.ready_model import prepare
 
 SMALL = {"image_size": 32, "patch_size": 16, "embed_dim": 12, "depth": 1, "num_heads": 3}
@@ -70,3 +72,33 @@ def test_what_is_no_image_is_named(tmp_path):
         prediction.read(prepared, str(file))
     with pytest.raises(UserError, match=r"cannot read image .*none\.jpg"):
         prediction.read(prepared, str(tmp_path / "none.jpg"))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zero", "folder"])
+def test_what_is_no_regular_file_is_refused(kind, tmp_path):
+    with pytest.raises(UserError, match=r"cannot read image .*no regular file"):
+        prediction.read(None, irregular(tmp_path, kind))
+    with pytest.raises(UserError, match=r"cannot read class names .*no regular file"):
+        class_names.class_names(7, file=str(tmp_path / f"{kind}.jpg"))
+
+
+def test_names_of_any_kind_are_printed(images, tmp_path, capsys, monkeypatch):
+    small = prepare("deit_tiny_patch16_224", num_classes=7, max_image_pixels=3000, **SMALL)
+    monkeypatch.setattr(predict.model_flags, "prepare_from", lambda flags: small)
+    name = str(tmp_path / "a\nb\x1b[31m\udcff.png")
+    os.rename(images[0], name)
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(f"\x1b[3{i}m" for i in range(7)))
+    assert predict.main(["--model=x", name, f"--class_names={names}", "--json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(tmp_path / r"a\nb\x1b[31m\udcff.png")
+    assert all(line.isprintable() for line in lines)
+    assert json.loads(lines[-1])["predictions"][0]["image"] == name
+
+
+def test_the_flag_bounds_the_pixels(images):
+    small = ["--model=deit_tiny_patch16_224", *(f"--{k}={v}" for k, v in SMALL.items())][:2]
+    with pytest.raises(UserError, match="50 x 40 pixels, more than max_image_pixels=1999"):
+        predict.main([*small, "--max_image_pixels=1999", images[0]])
+    with pytest.raises(UserError, match="--max_image_pixels=0 must be at least 1"):
+        predict.main([*small, "--max_image_pixels=0", images[0]])

@@ -1,9 +1,11 @@
 """The command that shows kept tokens: from files, from a data set, and what it refuses."""
 
 import json
+import os
 
 import numpy as np
 import pytest
+from hostile_files import irregular
 from PIL import Image
 
 from evovit_jax import visualize
@@ -96,3 +98,59 @@ def test_a_model_without_tokens_is_named(photo, tmp_path, monkeypatch):
     monkeypatch.setattr(visualize.model_flags, "prepare_from", lambda flags: model)
     with pytest.raises(UserError, match=r"regnety_160 has no tokens to show"):
         visualize.main(["--model=regnety_160", str(photo), f"--output={tmp_path}/out"])
+
+
+HOSTILE = [
+    "$\\frac$.jpg", "$x$.png", "a\nb.png", "<img src=x>.png", "a|b.png", "\udcff\udcfe.png",
+    "\x1b[31m.png", "x" * 250 + ".png", "^_{.png",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", [False, True])
+def test_names_of_any_kind_have_pictures(data, tmp_path, monkeypatch, capsys):
+    """Of files, and of class folders."""
+    model = prepare("deit_tiny_patch16_224", reduction="evit", image_size=32, depth=2)
+    monkeypatch.setattr(visualize.model_flags, "prepare_from", lambda flags: model)
+    monkeypatch.setattr(token_pictures.Figure, "savefig", save_small)
+    names = []
+    for name in HOSTILE:
+        names.append(os.path.join(tmp_path, "in", name[:249], "0.png" if data else name))
+        os.makedirs(os.path.dirname(names[-1]))
+        Image.new("RGB", (40, 40)).save(names[-1])
+    given = [f"--data=folder:{tmp_path}/in", "--count=20"] if data else names
+    assert visualize.main(["--model=x", *given, f"--output={tmp_path}/out", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["pictures"]
+    assert sorted(found) == sorted(str(path) for path in (tmp_path / "out").iterdir())
+    assert len(found) == len(HOSTILE)
+
+
+def save_small(figure, path, dpi):
+    """The text is laid out, which is what may fail; pixels are few."""
+    figure.canvas.draw()
+    Image.new("RGB", (1, 1)).save(path)
+
+
+def test_no_picture_replaces_another_or_an_image(tmp_path):
+    (tmp_path / "in").mkdir()
+    free = visualization.FreeNames(tmp_path, [str(tmp_path / "photo.png")])
+    stems = ["a", "a", "a_2", "A", "photo", "x/../y", "..", ""]
+    names = [free.path(stem).name for stem in stems]
+    assert names == [
+        "a.png", "a_2.png", "a_2_2.png", "A_3.png", "photo_2.png", "x_.._y.png", "...png", ".png",
+    ]  # fmt: skip
+
+
+def test_a_link_is_replaced_not_followed(photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(token_pictures.Figure, "savefig", save_small)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "out" / "photo.png").symlink_to(tmp_path / "precious")
+    visualize.main([*MODEL, str(photo), f"--output={tmp_path}/out"])
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert not (tmp_path / "out" / "photo.png").is_symlink()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zero", "folder"])
+def test_what_is_no_regular_file_is_refused(kind, tmp_path):
+    with pytest.raises(UserError, match=r"cannot read image .*no regular file"):
+        next(visualization.pictures_of_files([irregular(tmp_path, kind)]))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from evovit_jax import tables
 from evovit_jax.benchmarking.comparison import Row
+from evovit_jax.errors import printable
 from evovit_jax.inference import output_folder
 
 COLUMNS = {
@@ -41,7 +42,8 @@ def write(rows: Sequence[Row], title: str, folder: pathlib.Path) -> None:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        (folder / "compare.md").write_text(f"{title}\n\n{table(rows)}\n")
+        shown = tables.plain_text(printable(title))
+        (folder / "compare.md").write_text(f"{shown}\n\n{table(rows)}\n", encoding="utf-8")
         plot(rows, title, folder / "compare.png")
 
 
@@ -62,6 +64,6 @@ def plot(rows: Sequence[Row], title: str, path: pathlib.Path) -> None:
     axes[1].set(xlabel="GMACs an image")
     for axis in axes:
         axis.grid(alpha=0.3)
-    figure.suptitle(title)
+    figure.suptitle(printable(title), parse_math=False)  # a folder's name is no formula
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     figure.savefig(path, dpi=120)

@@ -1,7 +1,6 @@
 """The benchmark's results as a Markdown table and a plot."""
 
 import collections
-import json
 import pathlib
 from typing import Any
 
@@ -41,7 +40,7 @@ def write(report: dict[str, Any], markdown: str, folder: pathlib.Path) -> None:
       UserError: the folder cannot be written.
     """
     with output_folder.refusing(folder):
-        (folder / "benchmark.json").write_text(json.dumps(report, indent=1) + "\n")
+        (folder / "benchmark.json").write_text(tables.json_line(report, 1) + "\n")
         (folder / "benchmark.md").write_text(markdown + "\n")
         if report["rows"] and "gmacs" in report["rows"][0]:
             plot(report, folder / "benchmark.png")

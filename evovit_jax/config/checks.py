@@ -7,9 +7,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from evovit_jax import rules
 from evovit_jax.config import durations
 from evovit_jax.config.fields import field_names, value_of
-from evovit_jax.data import augment
+from evovit_jax.data.augment import TrainTransform
 from evovit_jax.errors import UserError
 
 
@@ -50,10 +51,12 @@ SHARE_ABOVE_0 = Interval(0, 1, has_low=False)
 NUMBERS = {
     AT_LEAST_1: (
         "batch_size", "eval_batch_size", "accumulate", "keep_rate_levels", "augment.repeats",
+        "max_image_pixels",
         "model.image_size", "model.patch_size", "model.num_classes", "model.key_dim",
     ),
     NOT_NEGATIVE: (
-        "data_threads", "data_processes", "data_limit_unreadable", "keep_checkpoints", "keep_best",
+        "seed", "data_threads", "data_processes", "data_limit_unreadable", "keep_checkpoints",
+        "keep_best",
         "optim.learning_rate", "optim.warmup_learning_rate", "optim.min_learning_rate",
         "optim.reference_batch", "optim.eps", "optim.weight_decay", "optim.clip_norm", "optim.agc",
         "augment.pad", "augment.color_jitter", "augment.mixup", "augment.cutmix",
@@ -67,6 +70,33 @@ NUMBERS = {
     SHARE_ABOVE_0: ("eval_transform.crop_fraction",),
     POSITIVE: ("distill.tau", "model.mlp_ratio"),
 }  # fmt: skip
+# The largest number of a field, or of its numbers: no run that anybody wants has more, and some
+# machine, or float32, would give way long after the start.
+LARGEST = {
+    0.9999: ("model.drop_path_rate",),
+    0.999999: ("optim.beta1", "optim.beta2"),
+    1: ("augment.scale", "optim.eps"),
+    100: (
+        "keep_rate_levels", "augment.repeats", "augment.ratio", "augment.color_jitter",
+        "augment.mixup", "augment.cutmix", "optim.weight_decay", "optim.learning_rate",
+        "optim.warmup_learning_rate", "optim.min_learning_rate",
+    ),
+    1024: ("data_threads", "data_processes"),
+    10_000: ("std", "distill.tau"),
+    2**16: ("eval_transform.resize", "accumulate", "keep_checkpoints", "keep_best"),
+    2**24: ("batch_size", "eval_batch_size", "optim.reference_batch", "augment.mix_group"),
+    2**31 - 1: ("max_image_pixels", "data_limit_unreadable"),
+    2**32 - 1: ("seed",),
+    1e30: ("optim.clip_norm", "optim.agc"),
+}  # fmt: skip
+# The smallest number that is not 0.
+SMALLEST = {
+    1e-30: ("optim.clip_norm", "optim.agc"),
+    1e-16: ("optim.eps",),
+    1e-4: ("std", "eval_transform.crop_fraction"),
+    1e-3: ("augment.mixup", "augment.cutmix", "augment.ratio", "augment.scale", "distill.tau"),
+}
+MOST_RATE = 100  # of the learning rate, once it is scaled by the batch
 # How many numbers a field has, and where each of them has to be.
 TUPLES = {
     "mean": (3, SHARE),
@@ -93,10 +123,49 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{name}={value} must have {length} numbers")
         if not all(number in interval for number in value):
             raise UserError(f"{name}={value}: each must be {interval}")
+    _check_sizes(values)
+    _check_together(config)
+    _check_patterns(config)
+
+
+def _check_sizes(values: dict[str, Any]) -> None:
+    for bounds, words in ((LARGEST, "at most"), (SMALLEST, "0 or at least")):
+        for bound, names in bounds.items():
+            for name in names:
+                value = values[name]
+                numbers = value if isinstance(value, Sequence) else (value,)
+                if any(n > bound if bounds is LARGEST else 0 < n < bound for n in numbers if n):
+                    raise UserError(f"{name}={value} must be {words} {bound}")
+    if values["optim.eps"] == 0:
+        raise UserError("optim.eps=0 must be above 0: Adam divides by it without a gradient")
+
+
+def _check_together(config: ConfigDict) -> None:
+    """Refuses fields that do not go with each other."""
+    augment = config.augment
+    for name in ("scale", "ratio"):
+        low, high = augment[name]
+        if low > high:
+            raise UserError(f"augment.{name}={augment[name]}: the first must be the smaller one")
+    most = config.model.image_size // 2
+    if augment.crop in ("pad", "src", "shift") and augment.pad > most:
+        raise UserError(f"augment.pad={augment.pad} must be at most half the image, {most} pixels")
+    reference = config.optim.reference_batch or config.batch_size
+    rate = config.optim.learning_rate * config.batch_size / reference
+    if rate > MOST_RATE:
+        raise UserError(
+            f"optim.learning_rate={config.optim.learning_rate} for {reference} examples is {rate:g}"
+            f" for batch_size={config.batch_size}; it must be at most {MOST_RATE}"
+        )
     if config.batch_size % config.accumulate:
         raise UserError(
             f"batch_size={config.batch_size} does not divide into accumulate="
             f"{config.accumulate} micro-batches"
         )
+
+
+def _check_patterns(config: ConfigDict) -> None:
+    """Refuses texts that are parsed long after the start."""
     durations.profile_steps(config.profile_steps)
-    augment.TrainTransform(config)  # refuses what it cannot do
+    rules.compiled(config.init_allow_missing, "init_allow_missing")
+    TrainTransform(config)  # refuses what it cannot do

@@ -22,6 +22,7 @@ NAMES = (
 # Those that a reducer's schedule may read.
 OF_REDUCTIONS = ("layer_to_stage", "keep_rate_start", "keep_rate_warmup")
 UNITS = ("steps", "epochs", "examples")
+MOST_STEPS = 2**31 - 1  # what an optimiser counts to
 
 
 def steps(config: ConfigDict, name: str, examples: int) -> int | None:
@@ -33,7 +34,8 @@ def steps(config: ConfigDict, name: str, examples: int) -> int | None:
       examples: the number of training examples of an epoch.
 
     Raises:
-      UserError: two of the three are given, or the one given is negative or not finite.
+      UserError: two of the three are given, or the one given is negative, not finite or more steps
+        than can be counted.
     """
     given = {unit: config[f"{name}_{unit}"] for unit in UNITS}
     given = {unit: value for unit, value in given.items() if value is not None}
@@ -45,8 +47,11 @@ def steps(config: ConfigDict, name: str, examples: int) -> int | None:
     ((unit, value),) = given.items()
     if value < 0:
         raise UserError(f"{name}_{unit}={value} is negative")
-    if not math.isfinite(value):
+    if value != value or value == math.inf:
         raise UserError(f"{name}_{unit}={value} is not a finite number")
+    most = {"steps": 1, "epochs": config.batch_size / examples, "examples": config.batch_size}[unit]
+    if value > MOST_STEPS * most:
+        raise UserError(f"{name}_{unit}={value} is more than {MOST_STEPS} steps")
     if unit == "steps":
         return int(value)
     # Rounded first, so that 0.1 epochs of 1,000 examples are 100 and not 100.00000000000001.
@@ -76,7 +81,7 @@ def profile_steps(spec: str) -> range:
     """
     if not spec:
         return range(0)
-    found = re.fullmatch(r"(\d+):(\d+)", spec)
+    found = re.fullmatch(r"(\d{1,18}):(\d{1,18})", spec, re.ASCII)
     steps = range(int(found[1]), int(found[2])) if found else range(0)
     if not steps:
         raise UserError(f"profile_steps={spec!r}: say FIRST:END, such as 100:110 for ten steps")

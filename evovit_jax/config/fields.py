@@ -15,6 +15,8 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from evovit_jax.data.stored_files import MOST_PIXELS
+
 RANDOM = "random"  # in the place of a teacher's weights: an untrained one, to try things out
 
 
@@ -31,6 +33,9 @@ def get_config() -> ConfigDict:
     # Processes that do so instead of threads, where one Python cannot fill the cores; 0 = none.
     c.data_processes = 0
     c.data_limit_unreadable = 10  # unreadable images that a run skips and names before it stops
+    # Width times height that an image may have; larger ones are unreadable. One takes up to ten
+    # bytes a pixel while it is decoded, in each thread.
+    c.max_image_pixels = MOST_PIXELS
     c.mean = (0.485, 0.456, 0.406)  # of the pixels in 0..1, subtracted on the device
     c.std = (0.229, 0.224, 0.225)  # of the pixels in 0..1, divided by on the device
     c.batch_size = 1024  # examples an optimiser step, over all devices and micro-batches

@@ -12,6 +12,10 @@ from ml_collections import ConfigDict
 from evovit_jax.data.augment import EvalTransform, TrainTransform
 from evovit_jax.data.decode import SmallImages, UnreadableImage
 from evovit_jax.data.source import Source, open_source
+from evovit_jax.errors import first_line
+
+# What one image may do; a run goes on without it.
+UNREADABLE = (UnreadableImage, MemoryError)
 
 
 @dataclasses.dataclass
@@ -45,7 +49,7 @@ class TrainRows:
     """Fills rows for (indices, keys); the next readable example stands in for an unreadable one."""
 
     def __init__(self, config: ConfigDict, source: Source):
-        self._images = SmallImages(source)
+        self._images = SmallImages(source, config.max_image_pixels)
         self._transform = TrainTransform(config)
         # One more ends the run, so there is no sense in looking for further ones.
         self._tries = min(config.data_limit_unreadable + 1, len(source))
@@ -61,8 +65,8 @@ class TrainRows:
                 picture, rows.label[row] = self._images.get(index)
                 rows.image[row] = self._transform(picture, random.Random(key))
                 return
-            except UnreadableImage as error:
-                rows.unreadable.append((index, str(error)))
+            except UNREADABLE as error:
+                rows.unreadable.append((index, first_line(error)))
                 index = (index + 1) % len(self._images)
 
 
@@ -70,7 +74,7 @@ class EvalRows:
     """Fills rows of evaluation; an unreadable one stays zero and is named."""
 
     def __init__(self, config: ConfigDict, source: Source):
-        self._images = SmallImages(source)
+        self._images = SmallImages(source, config.max_image_pixels)
         self._transform = EvalTransform(config)
 
     def __call__(self, rows: Rows, indices: np.ndarray) -> None:
@@ -80,8 +84,8 @@ class EvalRows:
                 picture, label = self._images.get(index)
                 rows.image[row] = self._transform(picture)
                 rows.label[row] = label
-            except UnreadableImage as error:
-                rows.unreadable.append((index, str(error)))
+            except UNREADABLE as error:
+                rows.unreadable.append((index, first_line(error)))
 
 
 def open_train_rows(config: ConfigDict) -> TrainRows:

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from evovit_jax.data.resize import resize
 from evovit_jax.data.source import Source
+from evovit_jax.data.stored_files import MOST_PIXELS
 from evovit_jax.errors import first_line
 
 # Images up to this side are kept decoded where the whole data set fits (see `SmallImages`).
@@ -22,6 +23,12 @@ SMALL_SIDE = 64
 SMALL_BYTES = 256 * 2**20
 # Errors that say nothing about the file: to skip it would change the training.
 OF_THE_SYSTEM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
+# What Pillow may decode: it knows many more formats, one of which runs a program (PostScript).
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+# A progressive JPEG tells its pixels in passes, each over all of them; usual are ten.
+MOST_PASSED = 100 * MOST_PIXELS
+_SCAN = b"\xff\xda"
+_SMALLEST_SCAN = 8  # bytes
 Box = tuple[int, int, int, int]  # left, upper, right, lower
 
 
@@ -51,14 +58,34 @@ class Picture(Protocol):
         ...
 
 
-def open_image(stored: bytes | np.ndarray | Image.Image) -> Picture:
-    """Opens a file in memory, or wraps an array [h w], [h w 1] or [h w 3] of uint8.
+def open_image(stored: bytes | np.ndarray | Image.Image, most_pixels: int = MOST_PIXELS) -> Picture:
+    """Opens a file in memory, or wraps an array [h w] or [h w c] of uint8 or uint16.
+
+    Nothing is decoded yet, and nothing large allocated.
+
+    Args:
+        stored: a file's bytes, an array, or an image that Pillow opened.
+        most_pixels: width times height that an image may have.
 
     Raises:
-        UnreadableImage: not an image.
+        UnreadableImage: not an image, or one with more pixels.
     """
+    picture = _opened(stored)
+    width, height = picture.size
+    if not width * height:
+        raise UnreadableImage("it has no pixels")
+    if width * height > most_pixels:
+        raise UnreadableImage(
+            f"{width} x {height} pixels, more than max_image_pixels={most_pixels}"
+        )
+    if isinstance(stored, bytes):
+        _refuse_passes(stored, width * height)
+    return picture
+
+
+def _opened(stored: bytes | np.ndarray | Image.Image) -> Picture:
     if isinstance(stored, np.ndarray):
-        return _Decoded(stored[..., 0] if stored.shape[2:] == (1,) else stored)
+        return _Decoded(stored)
     if isinstance(stored, bytes) and stored[:2] == b"\xff\xd8":
         try:
             height, width, colors, _ = simplejpeg.decode_jpeg_header(stored)
@@ -69,10 +96,27 @@ def open_image(stored: bytes | np.ndarray | Image.Image) -> Picture:
     return _Pillow(stored)
 
 
+def _refuse_passes(data: bytes, pixels: int) -> None:
+    """Refuses a JPEG that takes hours, by its passes, which few files are large enough to have."""
+    if data[:2] != b"\xff\xd8" or len(data) // _SMALLEST_SCAN * pixels <= MOST_PASSED:
+        return
+    passes = data.count(_SCAN)
+    if passes * pixels > MOST_PASSED:
+        raise UnreadableImage(f"a JPEG of {pixels} pixels in {passes} passes")
+
+
 class _Decoded:
     """An array."""
 
     def __init__(self, pixels: np.ndarray):
+        if pixels.dtype == np.uint16:  # PNG files of 16 bits, where TFDS has decoded them
+            pixels = (pixels >> 8).astype(np.uint8)
+        if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+            raise UnreadableImage(f"an array {pixels.shape} of {pixels.dtype} is no image")
+        if pixels.ndim == 3:  # transparency is the last of two or four
+            if pixels.shape[2] not in (1, 2, 3, 4):
+                raise UnreadableImage(f"an image of {pixels.shape[2]} channels")
+            pixels = pixels[..., 0] if pixels.shape[2] < 3 else pixels[..., :3]
         self._pixels = pixels
         self.size = (pixels.shape[1], pixels.shape[0])
 
@@ -89,9 +133,11 @@ class _Pillow:
 
     def __init__(self, stored: bytes | Image.Image):
         try:
-            self._image = Image.open(io.BytesIO(stored)) if isinstance(stored, bytes) else stored
+            self._image = stored
+            if isinstance(stored, bytes):
+                self._image = Image.open(io.BytesIO(stored), formats=FORMATS)
         except UnidentifiedImageError:
-            raise UnreadableImage("not an image file") from None
+            raise UnreadableImage(f"not an image file ({', '.join(FORMATS)})") from None
         except Exception as error:  # Pillow's formats raise many kinds on bytes that are none
             raise UnreadableImage(first_line(error)) from None
         self.size = self._image.size
@@ -147,16 +193,16 @@ class _Jpeg:
                 min_width=-(-self.size[0] // factor),
                 min_factor=factor,
             )
-        except ValueError as error:
-            raise UnreadableImage(str(error)) from None
+        except (ValueError, MemoryError) as error:
+            raise UnreadableImage(first_line(error)) from None
         return pixels[..., 0] if self._colors == "GRAY" else pixels
 
 
 class SmallImages:
     """A source whose small images (digits, CIFAR) stay decoded in memory once they were read."""
 
-    def __init__(self, source: Source):
-        self._source = source
+    def __init__(self, source: Source, most_pixels: int = MOST_PIXELS):
+        self._source, self._most_pixels = source, most_pixels
         self._kept: dict[int, tuple[np.ndarray, int]] = {}
 
     def __len__(self) -> int:
@@ -177,8 +223,8 @@ class SmallImages:
         except OSError as error:
             if error.errno in OF_THE_SYSTEM:
                 raise
-            raise UnreadableImage(str(error)) from None
-        picture = open_image(example["image"])
+            raise UnreadableImage(first_line(error)) from None
+        picture = open_image(example["image"], self._most_pixels)
         if max(picture.size) <= SMALL_SIDE:
             # The first time as every later time, so that what was read before changes nothing.
             pixels = picture.whole()

@@ -20,10 +20,12 @@ from evovit_jax.data.sampler import Sampler, batch_layout, epoch_length, example
 from evovit_jax.data.source import Source, numbered_as, open_source
 from evovit_jax.data.spec import DataSpec
 from evovit_jax.data.workers import Processes, Threads, Workers, cores
-from evovit_jax.errors import UserError
+from evovit_jax.errors import UserError, printable
 
 # grain wants a length; no run takes this many batches.
 ENDLESS = 2**62
+# Classes for each training image; more are taken for a mistake, unless model.num_classes asks.
+MOST_EMPTY = 10
 # Batches made ahead, on top of the one that is in use.
 READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
 
@@ -89,8 +91,19 @@ def make_eval_batches(
 
 
 def train_source(config: ConfigDict) -> Source:
-    """What `config.data` names."""
-    return _fits(open_source(config.data, "train", config.data_dir), config)
+    """What `config.data` names.
+
+    Raises:
+        UserError: as `open_source`; it has more classes than the model, or so many that a label
+            must be wrong.
+    """
+    source = _fits(open_source(config.data, "train", config.data_dir), config)
+    if config.model.num_classes is None and source.num_classes > MOST_EMPTY * len(source):
+        raise UserError(
+            f"{source.name} has {len(source)} images and labels up to {source.num_classes - 1}: "
+            f"number the classes from 0, or set model.num_classes={source.num_classes}"
+        )
+    return source
 
 
 def eval_source(config: ConfigDict, train: Source | None = None) -> Source:
@@ -178,7 +191,7 @@ class _Unreadable:
         if skipped and folder and not folder.is_dir():
             raise UserError(f"the data folder {folder} has gone; put it back, then start again")
         for index, reason in skipped:
-            name = self._source.describe(index)
+            name = printable(self._source.describe(index))
             with self._lock:
                 known = index in self._seen
                 self._seen.add(index)

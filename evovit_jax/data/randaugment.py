@@ -124,7 +124,9 @@ class RandAugment:
         return image
 
 
-_SECTION = re.compile(r"(mstd|mmax|inc|m|n|p)(\d+(?:\.\d+)?)")
+_SECTION = re.compile(r"(mstd|mmax|inc|m|n|p)([0-9]{1,9}(?:\.[0-9]{1,9})?)")
+# The largest number of each; a magnitude is at most 10 wherever it is used.
+MOST = {"magnitude": 100, "layers": 14, "prob": 1, "noise": 100, "largest": 10, "increasing": 1}
 _FIELDS = {
     "m": ("magnitude", float),
     "n": ("layers", int),
@@ -155,6 +157,8 @@ def parse(notation: str) -> RandAugment:
             fields[name] = convert(match[2])
         except ValueError:
             break
+        if fields[name] > MOST[name]:
+            raise UserError(f"augment.randaugment: {section!r} is more than {MOST[name]}")
     else:
         if head == "rand":
             return RandAugment(**fields)

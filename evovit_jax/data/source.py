@@ -4,17 +4,16 @@ Images leave a source as they are stored (JPEG or PNG bytes); who decodes them m
 size that is needed.
 """
 
-import csv
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from evovit_jax.data import labels_table
 from evovit_jax.data.spec import DataSpec
+from evovit_jax.data.stored_files import expanded, read_regular
 from evovit_jax.errors import UserError, some
 
-# A larger label is the id of something: no published data set has so many classes.
-MOST_CLASSES = 1_000_000
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
 
 
@@ -78,7 +77,7 @@ def known_class_names(spec: str, data_dir: str = "") -> Sequence[str] | None:
 
         classes = labels(parsed.name, data_dir, at_hand=True)
         return classes and classes.names
-    root = pathlib.Path(parsed.name).expanduser()
+    root = expanded(parsed.name, "data folder")
     if not root.is_dir():
         return None
     return FolderSource(parsed.name).class_names if _labels_file(root) else _classes(root)
@@ -87,26 +86,20 @@ def known_class_names(spec: str, data_dir: str = "") -> Sequence[str] | None:
 class FolderSource:
     """Class folders, sorted as classes 0..n-1, or files with a labels.csv.
 
-    labels.csv (columns `file` and `label`, others are ignored) lies beside the images, or beside
-    the folder `images/` that holds them; PATH may name either folder. Its labels are integers from
-    0, the number of classes is one more than the largest.
+    labels.csv lies beside the images, or beside the folder `images/` that holds them; PATH may name
+    either folder. The number of classes is one more than its largest label (see `labels_table`).
     """
 
     def __init__(self, path: str):
-        root = pathlib.Path(path).expanduser()
+        root = expanded(path, "data folder")
         if not root.is_dir():
             raise UserError(f"data folder {path!r} does not exist or is not a folder")
         self.name, self.folder = f"folder:{path}", root
         table = _labels_file(root)
         self.has_names = table is None
         if table is not None:
-            self._files, self._labels = _read_labels(table)
+            self._files, self._labels = labels_table.read(table)
             self.num_classes = max(self._labels) + 1
-            if self.num_classes > MOST_CLASSES:
-                raise UserError(
-                    f"{table}: label {self.num_classes - 1} makes {self.num_classes} classes; "
-                    "number the classes from 0"
-                )
             self.class_names = [str(label) for label in range(self.num_classes)]
         else:
             self._files, self._labels, self.class_names = _walk_classes(root)
@@ -116,8 +109,7 @@ class FolderSource:
         return len(self._files)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        with open(self._files[index], "rb") as file:
-            return {"image": file.read(), "label": self._labels[index]}
+        return {"image": read_regular(self._files[index]), "label": self._labels[index]}
 
     def describe(self, index: int) -> str:
         return self._files[index]
@@ -198,39 +190,6 @@ def _labels_file(root: pathlib.Path) -> pathlib.Path | None:
     return next((file for file in candidates if file.is_file()), None)
 
 
-def _read_labels(table: pathlib.Path) -> tuple[list[str], list[int]]:
-    """The files and labels that a labels.csv lists, in its order."""
-    folder = table.parent / "images"
-    if not folder.is_dir():
-        folder = table.parent
-    present = {entry.name for entry in os.scandir(folder)}
-    files, labels = [], []
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if not {"file", "label"} <= set(rows.fieldnames or ()):
-                raise UserError(f"{table}: the first line must name the columns file and label")
-            for row in rows:
-                where = f"{table} line {rows.line_num}"
-                labels.append(_label(row["label"], where))
-                # Only a name with a folder in it costs a look at the disk.
-                name = row["file"] or ""
-                if name not in present and not (os.sep in name and (folder / name).is_file()):
-                    raise UserError(f"{where}: no file {name!r} in {folder}")
-                files.append(str(folder / name))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table} is not a CSV file in UTF-8 ({error})") from None
-    if not files:
-        raise UserError(f"{table} lists no images")
-    return files, labels
-
-
-def _label(text: str | None, where: str) -> int:
-    if text is None or not text.strip().isascii() or not text.strip().isdigit():
-        raise UserError(f"{where}: label {text!r} is not a whole number from 0")
-    return int(text)
-
-
 def _walk_classes(root: pathlib.Path) -> tuple[list[str], list[int], list[str]]:
     """All images below the class folders of `root`, sorted by class and name."""
     names = _classes(root)
@@ -260,7 +219,11 @@ def _classes(root: pathlib.Path) -> list[str]:
 
 
 def _images_below(folder: pathlib.Path):
-    for where, _, names in os.walk(folder):
+    for where, _, names in os.walk(folder, onerror=_refuse):
         for name in names:
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
                 yield os.path.join(where, name)
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"data folder {error.filename!r} cannot be listed: {error.strerror}")

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from evovit_jax.data.digits import prepare_digits
+from evovit_jax.data.stored_files import expanded
 from evovit_jax.errors import UserError, first_line, suggestion
 
 # The file formats that TFDS reads at random.
@@ -41,8 +42,19 @@ class TfdsSource:
         return len(self._data)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        example = self._data[index]
-        return {"image": example["image"], "label": int(example["label"])}
+        try:
+            example = self._data[index]
+            image, label = example["image"], int(example["label"])
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever the reader raises for a record that is damaged
+            raise OSError(f"the record is damaged ({first_line(error)})") from None
+        if not 0 <= label < self.num_classes:  # -1 in splits that are published without labels
+            raise UserError(
+                f"{self.describe(index)} has the label {label}, not one of {self.num_classes} "
+                "classes: choose a split that has labels"
+            )
+        return {"image": image, "label": label}
 
     def describe(self, index: int) -> str:
         return f"{self.name} example {index}"
@@ -51,7 +63,7 @@ class TfdsSource:
 def folder(data_dir: str) -> str:
     """Where TFDS data sets lie: the field, else EVOVIT_DATA_DIR, else TFDS's default."""
     chosen = data_dir or os.environ.get("EVOVIT_DATA_DIR") or tfds.core.constants.DATA_DIR
-    return os.path.expanduser(str(chosen))
+    return str(chosen) if "://" in str(chosen) else str(expanded(str(chosen), "data_dir"))
 
 
 def labels(
@@ -144,9 +156,9 @@ def _open(builder: tfds.core.DatasetBuilder, split: str, name: str):
             data[0]
         except ModuleNotFoundError:  # tfds.testing.mock_data encodes its images with TensorFlow
             data = builder.as_data_source(split=split)
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except Exception:  # of many kinds, for what is no split
         raise UserError(
             f"{name}: no such split (there are {', '.join(builder.info.splits)})"
         ) from None

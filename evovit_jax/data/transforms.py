@@ -15,6 +15,8 @@ from evovit_jax.data.decode import Box, Picture
 from evovit_jax.data.resize import PILLOW, resize
 
 CROPS = ("rrc", "src", "pad", "shift", "none")
+# Pixels of a resized image up to which all of it is made before a part is cut out.
+MOST_RESIZED = 1 << 24
 
 
 def random_box(
@@ -39,9 +41,9 @@ def random_box(
             return left, upper, left + w, upper + h
     w, h = width, height
     if width / height < ratio[0]:
-        h = round(width / ratio[0])
+        h = max(1, round(width / ratio[0]))
     elif width / height > ratio[1]:
-        w = round(height * ratio[1])
+        w = max(1, round(height * ratio[1]))
     left, upper = (width - w) // 2, (height - h) // 2
     return left, upper, left + w, upper + h
 
@@ -67,13 +69,33 @@ def resize_center_crop(pixels: np.ndarray, shorter: int, size: int, filter_name:
     height, width = pixels.shape[:2]
     if min(width, height) == shorter and (width, height) == (size, size):
         return pixels
-    image = Image.fromarray(pixels)
     short = min(width, height)
     if short != shorter:
         width, height = int(shorter * width / short), int(shorter * height / short)
-        image = image.resize((width, height), PILLOW[filter_name])
     left, upper = round((width - size) / 2), round((height - size) / 2)
-    return np.asarray(image.crop((left, upper, left + size, upper + size)))
+    box = (left, upper, left + size, upper + size)
+    return resized_part(pixels, (width, height), box, filter_name)
+
+
+def resized_part(
+    pixels: np.ndarray, size: tuple[int, int], box: Box, filter_name: str
+) -> np.ndarray:
+    """What a box holds of an image that is resized to `size` (width, height), zeros outside it.
+
+    Of an image whose sides differ so much that it would be huge, only what is in the box is made;
+    rounding then differs, by one of 255 here and there.
+    """
+    image, (left, upper, right, lower) = Image.fromarray(pixels), box
+    if size[0] * size[1] > MOST_RESIZED:
+        seen = max(0, left), max(0, upper), min(size[0], right), min(size[1], lower)
+        x, y = image.width / size[0], image.height / size[1]
+        ends = min(image.width, seen[2] * x), min(image.height, seen[3] * y)
+        seen_size = seen[2] - seen[0], seen[3] - seen[1]
+        image = image.resize(seen_size, PILLOW[filter_name], (seen[0] * x, seen[1] * y, *ends))
+        left, upper, right, lower = (a - b for a, b in zip(box, seen[:2] * 2, strict=True))
+    elif image.size != size:
+        image = image.resize(size, PILLOW[filter_name])
+    return np.asarray(image.crop((left, upper, right, lower)))
 
 
 def evaluation_pixels(
@@ -113,11 +135,21 @@ def simple_random_crop(
     height, width = pixels.shape[:2]
     short = min(height, width)
     width, height = int(size * width / short), int(size * height / short)
-    image = Image.fromarray(pixels).resize((width, height), PILLOW[filter_name])
-    padding = ((pad, pad),) * 2 + ((0, 0),) * (pixels.ndim - 2)
-    padded = np.pad(np.asarray(image), padding, "reflect")
     x, y = rng.randint(0, width + 2 * pad - size), rng.randint(0, height + 2 * pad - size)
-    return padded[y : y + size, x : x + size]
+    columns, rows = _mirrored(x - pad, size, width), _mirrored(y - pad, size, height)
+    left, upper = int(columns.min()), int(rows.min())
+    box = (left, upper, int(columns.max()) + 1, int(rows.max()) + 1)
+    part = resized_part(pixels, (width, height), box, filter_name)
+    return part[np.ix_(rows - upper, columns - left)]
+
+
+def _mirrored(first: int, count: int, length: int) -> np.ndarray:
+    """The places of `count` pixels from `first` on in a row of `length` that goes on mirrored."""
+    if length == 1:
+        return np.zeros(count, int)
+    period = 2 * (length - 1)
+    places = np.arange(first, first + count) % period
+    return np.minimum(places, period - places)
 
 
 def random_shift(

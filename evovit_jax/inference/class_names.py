@@ -1,10 +1,10 @@
 """What a model's classes are called."""
 
-import pathlib
 from importlib import resources
 from typing import Any
 
 from evovit_jax.data.source import known_class_names
+from evovit_jax.data.stored_files import expanded, read_regular
 from evovit_jax.errors import UserError
 from evovit_jax.weights.files import find_folder
 from evovit_jax.workdir.class_names import read
@@ -35,8 +35,8 @@ def class_names(count: int, *, file: str | None = None, weights: str | None = No
     numbers = [f"class {i}" for i in range(count)]
     if file is not None:
         try:
-            names = pathlib.Path(file).expanduser().read_text().splitlines()
-        except (OSError, RuntimeError, UnicodeDecodeError) as error:
+            names = read_regular(expanded(file, "--class_names")).decode().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read class names {file}: {error}") from None
         if len(names) != count:
             raise UserError(f"class names {file}: {len(names)} lines for {count} classes")

@@ -36,6 +36,7 @@ def data_config(
     """
     config, transform = config_lib.get_config(), prepared.transform
     config.data, config.data_dir = data, data_dir
+    config.max_image_pixels = prepared.max_image_pixels
     spec = DataSpec.parse(data)
     # A TFDS data set without a split is evaluated on its validation, else on its test split.
     config.eval_data = "" if spec.kind == "tfds" and not spec.split else data

@@ -7,6 +7,7 @@ import argparse
 
 from tqdm import tqdm
 
+from evovit_jax.data.stored_files import MOST_PIXELS
 from evovit_jax.errors import UserError
 from evovit_jax.inference.ready_model import ReadyModel, prepare
 
@@ -22,6 +23,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resize", type=int, help="shorter side before the centre crop, pixels")
     parser.add_argument("--crop_fraction", type=float, help="image size over resize")
     parser.add_argument("--dtype", help="compute dtype, float32 or bfloat16")
+    parser.add_argument(
+        "--max_image_pixels", type=int, default=MOST_PIXELS, help="that an image may have"
+    )
     parser.add_argument(
         "--allow_missing", action="store_true", help="load weights with gaps or leftovers"
     )
@@ -48,6 +52,7 @@ def prepare_from(flags: argparse.Namespace) -> ReadyModel:
         num_classes=flags.num_classes,
         classes=flags.classes,
         dtype=flags.dtype,
+        max_image_pixels=flags.max_image_pixels,
     )
     for note in prepared.notes:
         print(f"{flags.weights}: {note}" if flags.weights else note, flush=True)

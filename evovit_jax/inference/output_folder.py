@@ -6,6 +6,7 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 
+from evovit_jax.data.stored_files import expanded
 from evovit_jax.errors import UserError
 
 
@@ -15,11 +16,9 @@ def open_folder(output: str) -> pathlib.Path:
     Raises:
       UserError: it has no name, is in an object store, or no file can be made in it.
     """
-    if not output:
-        raise UserError("--output is empty; give a folder")
     if "://" in output:
         raise UserError(f"--output={output} is in an object store; give a folder of this machine")
-    folder = pathlib.Path(output).expanduser()
+    folder = expanded(output, "--output")
     with refusing(output):
         folder.mkdir(parents=True, exist_ok=True)
         # Permissions do not tell: file systems may be read-only or full, or take no files at all.
@@ -37,6 +36,6 @@ def refusing(output: str | os.PathLike) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:  # the latter of a home directory that is not known
+    except OSError as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write to --output={output}: {reason}") from None

@@ -4,7 +4,6 @@ Tested in tests/predict_test.py.
 """
 
 import contextlib
-import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from evovit_jax.data.decode import UnreadableImage, open_image
-from evovit_jax.errors import UserError
+from evovit_jax.data.stored_files import expanded, read_regular
+from evovit_jax.errors import UserError, first_line
 from evovit_jax.inference.ready_model import ReadyModel
 
 TOP = 5
@@ -58,7 +58,8 @@ def read(prepared: ReadyModel, file: str) -> UInt8[np.ndarray, "s s 3"]:
       UserError: it cannot be read.
     """
     with readable(file):
-        return prepared.crop(open_image(pathlib.Path(file).expanduser().read_bytes()))
+        content = read_regular(expanded(file, "image"))
+        return prepared.crop(open_image(content, prepared.max_image_pixels))
 
 
 @contextlib.contextmanager
@@ -70,5 +71,6 @@ def readable(image: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, UnreadableImage) as error:  # no home directory: RuntimeError
-        raise UserError(f"cannot read image {image}: {error}") from None
+    except (OSError, UnreadableImage, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"cannot read image {image}: {reason}") from None

@@ -17,13 +17,16 @@ from jaxtyping import Array, UInt8
 
 from evovit_jax.data import transforms
 from evovit_jax.data.decode import Picture
-from evovit_jax.errors import UserError
+from evovit_jax.data.resize import interpolation
+from evovit_jax.data.stored_files import MOST_PIXELS
+from evovit_jax.errors import UserError, first_line
 from evovit_jax.inference import compiled
 from evovit_jax.inference.class_names import class_names
 from evovit_jax.inference.zero_shot import ZeroShotClasses, read_classes
 from evovit_jax.models import EvalTransform, create_model, model_entry
 from evovit_jax.models.variables import Skeleton
 from evovit_jax.reduction import describe, parse
+from evovit_jax.reduction.typed_fields import checked
 from evovit_jax.weights import Loaded
 from evovit_jax.weights.files import find_folder
 from evovit_jax.weights.load_save import load
@@ -44,6 +47,7 @@ class ReadyModel:
       weights: where they are from; None for random ones.
       notes: what loading had to say (random weights, interpolated positions, ...).
       classes: what its features are compared with in place of a head; None for its own head.
+      max_image_pixels: width times height that an image may have.
     """
 
     name: str
@@ -53,6 +57,7 @@ class ReadyModel:
     weights: str | None = None
     notes: tuple[str, ...] = ()
     classes: ZeroShotClasses | None = None
+    max_image_pixels: int = MOST_PIXELS
 
     @property
     def num_classes(self) -> int:
@@ -104,6 +109,7 @@ def prepare(
     allow_missing: bool = False,
     allow_nonfinite: bool = False,
     classes: str | None = None,
+    max_image_pixels: int = MOST_PIXELS,
     **overrides: Any,
 ) -> ReadyModel:
     """Makes a model, loads its weights, and finds its transform.
@@ -118,6 +124,7 @@ def prepare(
       allow_missing: whether gaps and leftovers in the weights are allowed.
       allow_nonfinite: whether weights may be NaN or Inf.
       classes: an `.npz` file of class embeddings, see `read_classes`; None for the model's head.
+      max_image_pixels: width times height that an image may have.
       **overrides: fields of the model's `Config`.
 
     Raises:
@@ -125,6 +132,8 @@ def prepare(
     """
     _check_given(weights, resize, crop_fraction)
     zero_shot = None if classes is None else read_classes(classes)
+    if max_image_pixels < 1:
+        raise UserError(f"--max_image_pixels={max_image_pixels} must be at least 1")
     run = config_file.read_run(find_folder(weights)) if weights else None
     if run:
         saved = {key: value for key, value in run["model"].items() if value is not None}
@@ -147,7 +156,8 @@ def prepare(
         loaded = load(made, weights, **allowed)
         _check_settings(loaded, reduction, weights)
         notes = loaded.notes
-    return ReadyModel(name, describe(reduction), made, transform, weights, tuple(notes), zero_shot)
+    notes, described = tuple(notes), describe(reduction)
+    return ReadyModel(name, described, made, transform, weights, notes, zero_shot, max_image_pixels)
 
 
 def _check_settings(loaded: Loaded, spec: str, weights: str) -> None:
@@ -186,11 +196,15 @@ def _with_resize(
 
 
 def _transform_of_run(run: dict[str, Any]) -> EvalTransform:
-    size, fields = run["model"]["image_size"], run["eval_transform"]
-    return EvalTransform(
-        image_size=size,
-        resize=fields["resize"] or int(size / fields["crop_fraction"]),
-        interpolation=fields["interpolation"],
-        mean=tuple(run["mean"]),
-        std=tuple(run["std"]),
-    )
+    try:
+        size, fields = run["model"]["image_size"], run["eval_transform"]
+        given = {
+            "image_size": size,
+            "resize": fields["resize"] or int(size / fields["crop_fraction"]),
+            "interpolation": interpolation(fields["interpolation"]),
+            "mean": tuple(run["mean"]),
+            "std": tuple(run["std"]),
+        }
+    except (TypeError, KeyError, ValueError, ArithmeticError) as error:
+        raise UserError(f"the run's {config_file.FILE} is damaged ({first_line(error)})") from None
+    return EvalTransform(**checked(f"the run's {config_file.FILE}", EvalTransform, given))

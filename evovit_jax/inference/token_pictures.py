@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from evovit_jax.errors import printable
+
 # How much of the image is left under a merged and under a dropped patch.
 MERGED_SHARE, DROPPED_SHARE = 0.35, 0.12
 DROPPED_COLOUR = np.array([1.0, 1.0, 1.0])
@@ -111,7 +113,7 @@ def figure(
     rows = -(-(1 + len(shown)) // per_row)
     drawing = Figure(figsize=(side * per_row, (side + 0.35) * rows + 0.3), layout="constrained")
     FigureCanvasAgg(drawing)
-    drawing.suptitle(title, fontsize=10)
+    drawing.suptitle(printable(title), fontsize=10, parse_math=False)  # a name is no formula
     axes = drawing.subplots(rows, per_row, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()

@@ -153,6 +153,8 @@ def model_entry(name: str) -> Entry:
       UserError: for an unknown name.
     """
     table = model_table()
+    if not isinstance(name, str):
+        raise UserError(f"a model's name is a text, got {name!r}")
     if name not in table:
         for known, entry in table.items():
             if known.startswith(f"{name}.") or entry.weights == f"hf://timm/{name}":

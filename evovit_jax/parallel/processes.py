@@ -4,6 +4,7 @@ import contextlib
 import glob
 import importlib.util
 import os
+import re
 import socket
 import sys
 import threading
@@ -35,18 +36,21 @@ def settings(environ: Mapping[str, str], *, tpu_vm: bool = False) -> dict[str, o
       tpu_vm: whether this host has TPU chips.
     """
     if "JAX_COORDINATOR_ADDRESS" in environ:
-        count = int(environ.get("JAX_NUM_PROCESSES", "1"))
-        index = environ.get("JAX_PROCESS_ID", environ.get("JOB_COMPLETION_INDEX"))
-        if count == 1 or index is None:
-            return {} if index is None and count > 1 else None
+        count = _whole(environ, "JAX_NUM_PROCESSES", "1", least=1)
+        name = "JAX_PROCESS_ID" if "JAX_PROCESS_ID" in environ else "JOB_COMPLETION_INDEX"
+        if count == 1 or name not in environ:
+            return {} if name not in environ and count > 1 else None
+        index = _whole(environ, name)
+        if index >= count:
+            raise UserError(f"{name}={index} of JAX_NUM_PROCESSES={count}: the first is 0")
         return {
             "coordinator_address": environ["JAX_COORDINATOR_ADDRESS"],
             "num_processes": count,
-            "process_id": int(index),
+            "process_id": index,
         }
     if _is_slurm_step(environ):
         return _slurm_devices(environ)
-    if int(environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
+    if _whole(environ, "OMPI_COMM_WORLD_SIZE", "1") > 1:
         return {}
     hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES") or ""
     if "," in hosts or "MEGASCALE_COORDINATOR_ADDRESS" in environ:
@@ -56,13 +60,13 @@ def settings(environ: Mapping[str, str], *, tpu_vm: bool = False) -> dict[str, o
 
 def _is_slurm_step(environ: Mapping[str, str]) -> bool:
     # `srun` alone sets the node list of the step; without it a batch script is one process.
-    return "SLURM_STEP_NODELIST" in environ and int(environ.get("SLURM_NTASKS", "1")) > 1
+    return "SLURM_STEP_NODELIST" in environ and _whole(environ, "SLURM_NTASKS", "1") > 1
 
 
 def _slurm_devices(environ: Mapping[str, str]) -> dict[str, object]:
     """Which of a node's GPUs are a task's: JAX gives each task one, also where it is alone."""
     tasks = environ.get("SLURM_STEP_TASKS_PER_NODE", environ.get("SLURM_TASKS_PER_NODE", ""))
-    gpus = int(environ.get("SLURM_GPUS_ON_NODE", "0"))
+    gpus = _whole(environ, "SLURM_GPUS_ON_NODE", "0")
     if gpus > 1 and tasks.partition("(")[0] == "1":
         return {"local_device_ids": list(range(gpus))}
     return {}
@@ -125,13 +129,22 @@ def introduce(parent: supervisor.Child | None) -> None:
     parent.tell(process=jax.process_index(), members=members)
 
 
+def _whole(environ: Mapping[str, str], name: str, default: str = "", *, least: int = 0) -> int:
+    """A whole number of the environment.
+
+    Raises:
+      UserError: it is none, or too small or too large to count processes.
+    """
+    value = environ.get(name, default)
+    if not re.fullmatch(r"[0-9]{1,9}", value) or int(value) < least:
+        raise UserError(f"{name}={value!r} is no whole number from {least}")
+    return int(value)
+
+
 def _seconds(name: str, default: int) -> int:
     """A positive whole number of the environment.
 
     Raises:
       UserError: it is none.
     """
-    value = os.environ.get(name, str(default))
-    if not value.isdecimal() or int(value) < 1:
-        raise UserError(f"{name}={value!r} is no number of seconds")
-    return int(value)
+    return _whole(os.environ, name, str(default), least=1)

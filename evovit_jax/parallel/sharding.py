@@ -5,6 +5,7 @@ averages with them) over "fsdp" alone. `mesh.fsdp = 1` is data parallelism, `mes
 sharded data parallelism, anything between a mixture.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,7 @@ def make_mesh(config: ConfigDict, devices: list[jax.Device] | None = None) -> Me
     free = [axis for axis, size in sizes.items() if size == -1]
     if len(free) > 1 or any(size < 1 for size in sizes.values() if size != -1):
         raise UserError(f"mesh.data and mesh.fsdp must be positive, one of them may be -1: {sizes}")
-    given = int(np.prod([size for size in sizes.values() if size != -1]))
+    given = math.prod(size for size in sizes.values() if size != -1)
     if free:
         sizes[free[0]] = len(devices) // given
     if sizes["data"] * sizes["fsdp"] != len(devices):

@@ -4,8 +4,8 @@ Tested in tests/plan/memory_test.py.
 """
 
 import dataclasses
-import json
 
+from evovit_jax import tables
 from evovit_jax.hardware import accelerators
 from evovit_jax.plan import collectives
 
@@ -67,7 +67,7 @@ def as_json(plan: Plan, hbm_gib: float | None) -> str:
     fields["total_bytes_per_device"] = plan.total_bytes_per_device
     fields["hbm_gib"] = hbm_gib
     fields["fits"] = None if hbm_gib is None else plan.fits(hbm_gib)
-    return json.dumps(fields)
+    return tables.json_line(fields)
 
 
 def as_text(plan: Plan, hbm_gib: float | None) -> str:

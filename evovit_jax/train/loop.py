@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from evovit_jax.parallel import agreement, sharding
 from evovit_jax.parallel.preemption import Preemption
-from evovit_jax.train import nan_guard, reduction_schedule
+from evovit_jax.train import enough_memory, nan_guard, reduction_schedule
 from evovit_jax.train.profiler import Profiler
 from evovit_jax.train.program import Program, build
 from evovit_jax.train.utilisation import Cost, InputWait, Pace, progress
@@ -56,6 +56,7 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Result:
     with contextlib.ExitStack() as stack:
         with agreement.all_or_none():
             run = build(config)
+            enough_memory.check(run)
             stack.callback(run.data.close)
             data = stack.enter_context(contextlib.closing(run.data.train_iterator()))
             about = run.data.describe()

@@ -84,7 +84,7 @@ def training_loss(
         terms["loss_distill"] = taught
     labelled = {name: loss_of(heads[name], targets).mean() for name in heads if name not in HEADS}
     own = {**labelled, **out.losses, **(others or {})}
-    weights = rules.match(config.loss.reducer_weights, own, field="loss.reducer_weights")
+    weights = rules.numbers(config.loss.reducer_weights, own, field="loss.reducer_weights")
     for name, value in own.items():
         total = total + weights[name] * value
         terms[f"loss_{name}"] = value

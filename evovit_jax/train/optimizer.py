@@ -35,7 +35,7 @@ def optimizer(
         raise UserError(f"unknown optim.name {optim.name!r}; {suggestion(optim.name, NAMES)}")
 
     def say(field: str) -> dict:
-        return rules.match(optim[field], params, field=f"optim.{field}")
+        return rules.numbers(optim[field], params, field=f"optim.{field}")
 
     decays = {
         name: optim.weight_decay * factor for name, factor in say("weight_decay_rules").items()

@@ -6,7 +6,7 @@ They lie in the work directory's `profile/`, for TensorBoard's profile plugin or
 import jax
 from etils import epath
 
-from evovit_jax.config.durations import profile_steps as parse
+from evovit_jax.config.durations import profile_steps
 from evovit_jax.workdir.remote import Mirror
 
 FOLDER = "profile"
@@ -16,7 +16,7 @@ class Profiler:
     """Traces the steps of a range as the run passes them; every process traces its own devices."""
 
     def __init__(self, spec: str, workdir: epath.PathLike):
-        self._steps = parse(spec)
+        self._steps = profile_steps(spec)
         self._mirror = Mirror(workdir) if self._steps else None
         self._is_on = False
 

@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
+from evovit_jax.data.stored_files import expanded
 from evovit_jax.errors import UserError, first_line, some
 from evovit_jax.weights.layouts import Tensors
 from evovit_jax.weights.pth_read import check_size, read_pth
@@ -55,14 +56,16 @@ def read_tensors(path: str) -> tuple[Tensors, list[str]]:
     Raises:
       UserError: there is no such file, it is damaged, or holds no tensors.
     """
-    if path.startswith(HUB):
-        path = fetch(path)
+    path = fetch(path) if path.startswith(HUB) else path
+    if "://" not in path:
+        path = str(expanded(path, "weights"))
     if "://" in path and is_weight_file(path):
         raise UserError(
             f"weights {path}: files of an object store are not read; copy it to this machine"
         )
     if not os.path.isfile(path):
-        raise UserError(f"weights {path}: no such file")
+        found = "it is no regular file" if os.path.exists(path) else "no such file"
+        raise UserError(f"weights {path}: {found}")
     if path.endswith(INDEX):
         return _read_shards(path), []
     if path.endswith(".safetensors"):
@@ -106,7 +109,7 @@ def _is_state_dict(value: Any) -> bool:
 
 
 def _read_safetensors(path: str) -> Tensors:
-    from safetensors import SafetensorError, deserialize
+    from safetensors import deserialize
 
     try:
         with open(path, "rb") as file:
@@ -121,7 +124,9 @@ def _read_safetensors(path: str) -> Tensors:
         raise UserError(
             f"{path} has tensors of dtype {error.args[0]}, which are not read"
         ) from None
-    except (SafetensorError, ValueError, MemoryError, OverflowError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    except Exception as error:  # of many kinds, where a byte is wrong
         raise UserError(f"{path} is damaged or no safetensors file ({first_line(error)})") from None
 
 
@@ -170,7 +175,7 @@ def read_npz(path: str) -> Tensors:
             return {name: found[name] for name in found.files}
     except UserError:
         raise
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
+    except Exception as error:  # of many kinds, where a byte is wrong
         raise UserError(f"{path} is damaged or no .npz file ({first_line(error)})") from None
 
 
@@ -239,7 +244,7 @@ def whole_or_nothing(path: str) -> Iterator[str]:
     Raises:
       UserError: the folder cannot be written to.
     """
-    target = pathlib.Path(path).expanduser().absolute()
+    target = expanded(path, "output").absolute()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

@@ -7,6 +7,7 @@ be in an object store (gs://), which training writes to.
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
+from evovit_jax.data.stored_files import expanded
 from evovit_jax.errors import UserError, first_line
 from evovit_jax.models.batch_norm import fold_in_place, fuse
 from evovit_jax.models.variables import variables
@@ -23,6 +25,7 @@ from evovit_jax.weights import files
 from evovit_jax.weights.families import families_of, find_family
 from evovit_jax.weights.layouts import Scheme, Tensors, default_link
 from evovit_jax.weights.loaded import Loaded
+from evovit_jax.weights.pth_read import check_size
 from evovit_jax.weights.state_dict import read_into, write_from
 from evovit_jax.workdir import config_file
 
@@ -112,7 +115,7 @@ def load(
     if folder is not None:
         tensors, about = _read_directory(folder)
     else:
-        tensors, remarks = files.read_tensors(os.path.expanduser(path))
+        tensors, remarks = files.read_tensors(path)
     try:
         if folder is not None:
             tensors, scheme = _native(tensors, about)
@@ -134,7 +137,7 @@ def save_weights(model: nnx.Module, path: str | os.PathLike, *, family: str | No
     """
     if "://" in str(path):
         raise UserError(f"output {path} is in an object store; write it on this machine, and copy")
-    path = os.path.expanduser(str(path))
+    path = str(expanded(path, "output"))
     if path.endswith(files.SUFFIXES):
         files.write_tensors(path, to_torch(model, family))
         return
@@ -175,10 +178,13 @@ def _read_directory(path: epath.Path) -> tuple[Tensors, dict[str, Any]]:
     as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
     try:
         if (path / ABOUT).is_file():
-            about = json.loads((path / ABOUT).read_text())
+            about = config_file.read_json(path / ABOUT)
+            if not isinstance(about, dict) or not isinstance(about.get("settings", {}), dict):
+                raise UserError(f"weights {path} are damaged ({ABOUT} does not say what they are)")
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
                 folder = path / VARIABLES
                 tree = reader.metadata(folder).item_metadata.tree
+                _check_sizes(tree, folder)
                 kinds = {k: dict.fromkeys(v, as_numpy) for k, v in tree.items()}
                 found = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds))
             return {**found["params"], **found.get("stats", {})}, about
@@ -195,16 +201,29 @@ def _read_directory(path: epath.Path) -> tuple[Tensors, dict[str, Any]]:
         raise UserError(f"weights {path} are damaged or incomplete ({reason})") from None
 
 
+def _check_sizes(tree: dict[str, dict[str, Any]], folder: epath.Path) -> None:
+    """Refuses an export that says it is far larger than its files."""
+    held = [one for kind in tree.values() for one in kind.values()]
+    said = sum(math.prod(one.shape) * np.dtype(one.dtype).itemsize for one in held)
+    check_size("its arrays have", said, sum(file.stat().length for file in folder.rglob("*")))
+
+
 def _settings_of_run(path: epath.Path) -> dict[str, Any]:
     """The settings of its reducer that belong to the weights of the run that `path` is part of."""
     from evovit_jax.models import model_entry
 
     for folder in (path, path.parent, path.parent.parent):
         try:
-            run = json.loads((folder / config_file.FILE).read_text())
+            run = config_file.read_json(folder / config_file.FILE)
             entry = model_entry(run["model"]["name"])
             _, reducer, trained = entry.reduction_fields(run["reduction"])
-        except (OSError, ValueError, KeyError, TypeError):  # none there, or somebody else's
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ):  # none there, or somebody else's
             continue
         return {name: trained[name] for name in reducer.trained_settings}
     return {}

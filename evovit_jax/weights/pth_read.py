@@ -5,15 +5,14 @@ each to something harmless of this file; any other name is refused before anythi
 Both formats are read: the zip archive (since PyTorch 1.6), and the stream of pickles before it.
 """
 
-import collections
 import io
 import math
 import os
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -37,6 +36,10 @@ LEGACY_PROTOCOL = 1001
 # A file may hold at most this many times its own bytes, unpacked and through shared storages; small
 # ones anything up to the second number. PyTorch packs nothing, and ties a weight or two.
 MOST_TIMES, ALWAYS = 16, 64 << 20
+# Bytes of a pickle, beside which the numbers of the tensors lie: 20,000 tensors or so. Each byte
+# may make an object, of a hundred bytes and in two microseconds.
+MOST_PICKLE = 4 << 20
+MOST_NUMBER, MOST_DIMENSIONS = 2**63, 64
 
 
 def check_size(what: str, unpacked: int, size: int) -> None:
@@ -54,9 +57,6 @@ class Opaque:
 
     def __init__(self, *arguments: Any):
         del arguments
-
-    def __setstate__(self, state: Any) -> None:
-        del state
 
 
 class Storage:
@@ -89,8 +89,8 @@ class Tensor:
         numbers = (offset, *size, *stride)
         if (
             not isinstance(storage, Storage)
-            or not all(type(n) is int and n >= 0 for n in numbers)
-            or len(size) != len(stride)
+            or not all(_is_count(n) for n in numbers)
+            or not len(size) == len(stride) <= MOST_DIMENSIONS
         ):
             raise pickle.UnpicklingError("a tensor is not made of a storage, a size and strides")
         self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
@@ -113,6 +113,10 @@ class Tensor:
         return np.lib.stride_tricks.as_strided(data[self.offset :], self.size, strides).copy()
 
 
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < MOST_NUMBER
+
+
 def _parameter(data: Any, *rest: Any) -> Any:
     del rest
     return data
@@ -123,12 +127,25 @@ def _plain_dict(*factory: Any) -> dict:
     return {}
 
 
+def _dict_of(pairs: Any = ()) -> dict:
+    pairs = list(pairs.items() if isinstance(pairs, dict) else pairs)
+    _check_keys(key for key, _ in pairs)
+    return dict(pairs)
+
+
+def _check_keys(keys: Iterable[Any]) -> None:
+    """Refuses tuples in tuples: Python looks through all of one, shared parts again and again."""
+    for key in keys:
+        if isinstance(key, tuple) and any(isinstance(part, tuple) for part in key):
+            raise pickle.UnpicklingError("a key is a tuple of tuples")
+
+
 # What a checkpoint may name. Values are of this file, Python's plain containers, or a dtype.
 KNOWN: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("collections", "OrderedDict"): _dict_of,
     ("collections", "defaultdict"): _plain_dict,
-    ("builtins", "dict"): dict,
-    ("__builtin__", "dict"): dict,
+    ("builtins", "dict"): _dict_of,
+    ("__builtin__", "dict"): _dict_of,
     ("torch", "Size"): tuple,
     ("torch", "device"): Opaque,
     ("torch._utils", "_rebuild_tensor"): Tensor,
@@ -150,13 +167,38 @@ KNOWN |= {
 }
 
 
+class _Bounded:
+    """The part of a file that a pickle may take."""
+
+    def __init__(self, file: io.BufferedIOBase):
+        self._file, self._left = file, MOST_PICKLE
+
+    def read(self, count: int) -> bytes:
+        """Up to so many bytes."""
+        if count > self._left:
+            raise UserError(f"its pickle has more than {MOST_PICKLE >> 20} MB: refused")
+        self._left -= count
+        return self._file.read(count)
+
+    def readline(self) -> bytes:
+        """A line with its end."""
+        line = self._file.readline(self._left + 1)
+        if len(line) > self._left:
+            raise UserError(f"its pickle has more than {MOST_PICKLE >> 20} MB: refused")
+        self._left -= len(line)
+        return line
+
+
 # The one written in Python: the other keeps its memo in a list, as long as a file may ask for.
 class _Unpickler(pickle._Unpickler):
-    """Knows nothing but `KNOWN`."""
+    """Knows nothing but `KNOWN`, and does nothing that takes longer than the pickle is long."""
+
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, file: io.BufferedIOBase, find_storage: Callable[[tuple], Any]):
-        super().__init__(file, encoding="utf-8")
+        super().__init__(_Bounded(file), encoding="utf-8")
         self._find_storage = find_storage
+        self._arguments = 0
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in KNOWN:
@@ -169,17 +211,61 @@ class _Unpickler(pickle._Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         return self._find_storage(pid)
 
+    def load_reduce(self) -> None:
+        """A call, whose arguments are copied: their lengths are counted."""
+        arguments = self.stack[-1]
+        self._arguments += sum(len(one) for one in arguments if hasattr(one, "__len__"))
+        if self._arguments > MOST_PICKLE:
+            raise UserError("its pickle copies more than it holds: refused")
+        super().load_reduce()
+
+    def load_build(self) -> None:
+        """The attributes of an object, of which none is needed here and none may be changed."""
+        self.stack.pop()
+        if not isinstance(self.stack[-1], Opaque | dict):
+            raise pickle.UnpicklingError("attributes of what has none")
+
+    def load_setitem(self) -> None:
+        """One item of a dict."""
+        _check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        """All since the mark are keys and values."""
+        _check_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_dict(self) -> None:
+        """Likewise, of a new dict."""
+        _check_keys(self.stack[::2])
+        super().load_dict()
+
+    def load_additems(self) -> None:
+        """All since the mark are members of a set."""
+        _check_keys(self.stack)
+        super().load_additems()
+
+    def load_frozenset(self) -> None:
+        """Likewise, of a new one."""
+        _check_keys(self.stack)
+        super().load_frozenset()
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.DICT[0]] = load_dict
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
+
 
 def _describe_storage(pid: Any) -> tuple[np.dtype, str, int]:
     """(dtype, key, count) of a persistent id ('storage', type, key, location, count, ...)."""
     valid = isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"
-    if not valid or not isinstance(pid[1], np.dtype) or type(pid[4]) is not int:
+    valid = valid and isinstance(pid[1], np.dtype) and type(pid[2]) in (str, int)
+    if not valid or not _is_count(pid[4]):
         raise pickle.UnpicklingError("a reference is not to a storage")
     return pid[1], str(pid[2]), pid[4]
-
-
-# What the unpickler raises where a byte is wrong.
-DAMAGED = (ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, AssertionError)
 
 
 def read_pth(path: str) -> Any:
@@ -200,12 +286,12 @@ def read_pth(path: str) -> Any:
         raise UserError(f"{path}: {error}") from None
     except RecursionError:
         raise UserError(f"{path} is damaged (nested too deeply)") from None
-    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, struct.error) as error:
-        raise UserError(f"{path} is damaged or no PyTorch file ({first_line(error)})") from None
-    except DAMAGED as error:
-        raise UserError(f"{path} is damaged ({first_line(error)})") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or first_line(error)})") from None
     except (MemoryError, OverflowError):
         raise UserError(f"{path} is damaged (an impossible size)") from None
+    except Exception as error:  # of many kinds, where a byte is wrong
+        raise UserError(f"{path} is damaged or no PyTorch file ({first_line(error)})") from None
 
 
 def _read_zip(file: io.BufferedIOBase) -> Any:
@@ -260,6 +346,7 @@ def _read_legacy(file: io.BufferedIOBase) -> Any:
         raise UserError("it was written on a big-endian machine")
     found = _Unpickler(file, find).load()
     for key in _Unpickler(file, refuse).load():
+        _check_keys([key])
         (count,) = struct.unpack("<q", file.read(8))
         storage = storages[key]
         if count != storage.count:

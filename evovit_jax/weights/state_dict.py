@@ -11,6 +11,7 @@ from flax import nnx
 
 from evovit_jax.errors import UserError, some
 from evovit_jax.models.variables import variables
+from evovit_jax.reduction.typed_fields import checked
 from evovit_jax.weights.layouts import Link, Scheme, Tensors, check_same
 from evovit_jax.weights.loaded import Loaded, Shape
 
@@ -65,9 +66,11 @@ def read_into(
     bad = fitted.nonfinite
     if bad and not allow_nonfinite:
         raise UserError(f"NaN or Inf in {some(bad)}; allow_nonfinite loads them as they are")
+    settings, kept = _other_settings(model, scheme)
     for path, value in fitted.values.items():
         held[path].set_value(jnp.asarray(value))
-    settings, kept = _apply_settings(model, scheme)
+    if settings:
+        model.reducer.fields = dataclasses.replace(model.reducer.fields, **settings)
     return Loaded(
         classes=classes,
         resized=fitted.resized,
@@ -123,7 +126,8 @@ def _other_classes(tensors: Tensors, scheme: Scheme, held: dict) -> tuple[int, i
         is_linear = link.path.endswith(("kernel", "bias")) and "/bn/" not in link.path
         if re.fullmatch(scheme.heads, link.path) and is_linear and link.names[0] in tensors:
             value = tensors[link.names[0]]
-            sizes["file"].add(value.shape[link.class_axis] if value.ndim else 0)
+            axis = link.class_axis
+            sizes["file"].add(value.shape[axis] if value.ndim > axis else 0)
             sizes["model"].add(held[link.path].shape[-1])
     if sizes["file"] == sizes["model"] or not sizes["file"]:
         return None
@@ -233,10 +237,13 @@ def _account(
     )
 
 
-def _apply_settings(model: nnx.Module, scheme: Scheme) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Sets what the weights were trained with: (what was changed, what was left as it was made).
+def _other_settings(model: nnx.Module, scheme: Scheme) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the weights were trained with and the model was not: (to be changed, to be left).
 
     What the model was made with on purpose, an ablation, is left.
+
+    Raises:
+      UserError: a setting is none that the reducer can have.
     """
     fields = getattr(getattr(model, "reducer", None), "fields", None)
     others = {
@@ -244,9 +251,8 @@ def _apply_settings(model: nnx.Module, scheme: Scheme) -> tuple[dict[str, Any], 
         for name, value in scheme.trained_with.items()
         if hasattr(fields, name) and getattr(fields, name) != value
     }
+    others = checked("what these weights were trained with", type(fields), others) if others else {}
     changes = {name: value for name, value in others.items() if _is_default(fields, name)}
-    if changes:
-        model.reducer.fields = dataclasses.replace(fields, **changes)
     return changes, {name: value for name, value in others.items() if name not in changes}
 
 

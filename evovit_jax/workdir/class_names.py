@@ -10,6 +10,7 @@ import jax
 from etils import epath
 
 from evovit_jax.errors import UserError
+from evovit_jax.workdir.config_file import read_json
 
 FILE = "class_names.json"
 
@@ -32,6 +33,8 @@ def write(workdir: epath.PathLike, names: Sequence[str]) -> None:
 def read(workdir: epath.PathLike) -> list[str] | None:
     """The names; None of a run that kept none, or where a kill cut the file short."""
     try:
-        return json.loads((epath.Path(workdir) / FILE).read_text())
+        names = read_json(epath.Path(workdir) / FILE)
     except (OSError, ValueError):
         return None
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if is_list else None

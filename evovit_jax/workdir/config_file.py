@@ -9,16 +9,35 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from evovit_jax.data.stored_files import expanded
 from evovit_jax.errors import UserError
 from evovit_jax.workdir.remote import is_remote
 
 FILE = "config.json"
+MOST_JSON = 64 << 20  # bytes
 
 
 def locate(workdir: epath.PathLike) -> epath.Path:
     """A work directory's whole path: on this machine, or in an object store (gs://)."""
     path = epath.Path(workdir)
-    return path if is_remote(path) else path.expanduser().resolve()
+    return path if is_remote(path) else epath.Path(expanded(workdir, "workdir").resolve())
+
+
+def read_json(path: epath.Path) -> Any:
+    """What a file of JSON holds.
+
+    Raises:
+      OSError: there is no regular file of that name, or it cannot be read.
+      ValueError: it is no JSON, or larger or deeper than anything that is written here.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    if path.stat().length > MOST_JSON:
+        raise ValueError(f"more than {MOST_JSON >> 20} MB")
+    try:
+        return json.loads(path.read_text())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 @contextlib.contextmanager
@@ -57,7 +76,7 @@ def kept(workdir: epath.PathLike, config: ConfigDict) -> Iterator[list[str]]:
 
 def _read(path: epath.Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
     except (FileNotFoundError, ValueError):  # none, or one that a kill cut short
         return None
     return content if isinstance(content, dict) else None
@@ -98,7 +117,7 @@ def read_run(folder: epath.Path | None) -> dict[str, Any] | None:
     try:
         if path is None or not path.is_file():
             return None
-        found = json.loads(path.read_text())
+        found = read_json(path)
     except (OSError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError are the latter
         raise UserError(
             f"{path} is damaged or cannot be read ({error}); "

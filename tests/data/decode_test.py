@@ -186,3 +186,94 @@ def test_a_system_that_reads_no_file_now_is_no_unreadable_image(number, raised):
 
     with pytest.raises(raised, match="as the system says"):
         decode.SmallImages(Source()).get(0)
+
+
+def jpeg_that_says(width: int, height: int) -> bytes:
+    """A JPEG whose header says another size than it has."""
+    data = encoded(photograph(16, 16))
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + data[at + 4 :]
+
+
+@pytest.mark.parametrize("cmyk", [False, True])
+def test_a_header_is_refused_before_anything_is_decoded(cmyk, monkeypatch):
+    data = jpeg_that_says(65500, 65500)
+    if cmyk:  # which Pillow decodes
+        data = encoded(photograph(16, 16).convert("CMYK"))
+        at = data.index(b"\xff\xc0") + 5
+        data = data[:at] + b"\xff\xdc" * 2 + data[at + 4 :]
+    with pytest.raises(decode.UnreadableImage, match=r"65500 x 65500|exceeds limit"):
+        decode.open_image(data)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "bmp", "gif", "ppm", "tiff"])
+def test_every_format_is_bounded(kind):
+    data = encoded(photograph(50, 40), kind)
+    assert decode.open_image(data, 2000).whole().shape == (40, 50, 3)
+    with pytest.raises(decode.UnreadableImage, match="50 x 40 pixels, more than max_image_pixels"):
+        decode.open_image(data, 1999)
+    with pytest.raises(decode.UnreadableImage, match="more than max_image_pixels"):
+        decode.open_image(np.zeros((40, 50), np.uint8), 1999)
+
+
+def test_a_jpeg_of_a_hundred_thousand_passes_is_refused():
+    data = encoded(photograph(4000, 3000), progressive=True)
+    assert decode.open_image(data).size == (4000, 3000)
+    last = data.rindex(b"\xff\xda")
+    scan = data[last:-2]
+    with pytest.raises(decode.UnreadableImage, match="passes"):
+        decode.open_image(data[:-2] + scan[:12] * 100_000 + data[-2:])
+
+
+def test_too_little_memory_is_an_unreadable_image(monkeypatch):
+    def refuse(*args, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(decode.simplejpeg, "decode_jpeg", refuse)
+    picture = decode.open_image(encoded(photograph(20, 20)))
+    for read in (picture.whole, lambda: picture.part((0, 0, 9, 9), 9, "bicubic")):
+        with pytest.raises(decode.UnreadableImage, match="MemoryError"):
+            read()
+
+
+POSTSCRIPT = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 10 10
+%%EndComments
+showpage
+"""
+
+
+@pytest.mark.parametrize("kind", ["eps", "tga", "ico", "pdf", "sgi"])
+def test_only_formats_of_photographs_are_decoded(kind, tmp_path, monkeypatch):
+    """Pillow would start Ghostscript on PostScript."""
+    marker = tmp_path / "ran"
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {marker}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    data = POSTSCRIPT if kind == "eps" else encoded(photograph(16, 16), kind)
+    with pytest.raises(decode.UnreadableImage, match="not an image file"):
+        decode.open_image(data).whole()
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 5, 5), np.uint8),
+        np.zeros((4, 5), np.float32),
+        np.zeros((1, 4, 5, 3), np.uint8),
+        np.zeros((0, 5, 3), np.uint8),
+    ],
+)
+def test_arrays_that_are_no_images(array):
+    with pytest.raises(decode.UnreadableImage):
+        decode.open_image(array)
+
+
+def test_arrays_as_tfds_decodes_them():
+    for channels, shape in ((1, (4, 5)), (2, (4, 5)), (3, (4, 5, 3)), (4, (4, 5, 3))):
+        pixels = np.full((4, 5, channels), 0x1234, np.uint16)
+        whole = decode.open_image(pixels).whole()
+        assert whole.shape == shape
+        assert (whole == 0x12).all()

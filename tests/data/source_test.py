@@ -1,13 +1,15 @@
 """The two kinds of sources, and every way of getting them wrong."""
 
 import io
+import os
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from evovit_jax.data import tfds_source
+from evovit_jax.config import get_config
+from evovit_jax.data import pipeline, tfds_source
 from evovit_jax.data.source import (
     Source,
     known_class_names,
@@ -190,3 +192,103 @@ def test_an_id_is_no_label(tmp_path):
     write(tmp_path / "labels.csv", "file,label\nx.jpg,4000000000\n")
     with pytest.raises(UserError, match=r"labels.csv: label 4000000000 .* number the classes"):
         open_source(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("file,label\n../out.jpg,1\n", "line 2: '../out.jpg' is outside"),
+        ("file,label\nsub/../../out.jpg,1\n", "is outside"),
+        ("file,label\n/etc/passwd,1\n", "'/etc/passwd' is outside"),
+        ("file,label\nx.jpg,1\n./x.jpg,2\n", "line 3: 'x.jpg' is of 2, in line 2 of 1"),
+        ("file,label,label\nx.jpg,1,2\n", "names the column label twice"),
+        ("file,file,label\nx.jpg,y.jpg,1\n", "names the column file twice"),
+        ("file,label\nx.jpg,1,2\n", "line 2 has more cells"),
+        ("file,label\nsub,1\n", "no file 'sub'"),
+        ("file,label\n.,1\n", "no file '.'"),
+        ("file,label\n,1\n", "no file ''"),
+        ("file,label\npipe.jpg,1\n", "no file 'pipe.jpg'"),
+        ("file,label\nzero.jpg,1\n", "no file 'zero.jpg'"),
+        ("file,label\ndangling.jpg,1\n", "no file 'dangling.jpg'"),
+        ("file,label\nloop.jpg,1\n", "no file 'loop.jpg'"),
+        ("file,label\nlabels.csv,1\n", "no file 'labels.csv'"),
+        ("file,label\n./labels.csv,1\n", "no file './labels.csv'"),
+        ("file,label\nx.jpg," + "9" * 5000 + "\n", "more than 1000000 classes"),
+        ("file,label\nx.jpg,1000000\n", "more than 1000000 classes"),
+        ("file,label\nx.jpg,0x1\n", "label '0x1' is not a whole number"),
+        ("file,label\nx.jpg,1e3\n", "label '1e3' is not a whole number"),
+        ("file,label\nx.jpg,\u0663\n", "is not a whole number"),
+        ("file,label\nsub/" + "x" * 5000 + ",1\n", "no file 'sub/xxx"),
+        ("file,label\nx\0.jpg,1\n", "no file|line contains NUL"),
+        ('file,label\n"x\ny.jpg",1\n', r"no file 'x.+ny.jpg'"),
+        ("file,label\n" + "x" * 70_000, "a line of 65536 characters"),
+    ],
+)
+def test_the_policy_of_labels_csv(tmp_path, table, message):
+    write(tmp_path / "out.jpg", jpeg())
+    folder = tmp_path / "data"
+    write(folder / "x.jpg", jpeg())
+    (folder / "sub").mkdir()
+    os.mkfifo(folder / "pipe.jpg")
+    for name, target in (("zero", "/dev/zero"), ("dangling", "/nowhere"), ("loop", "loop.jpg")):
+        (folder / f"{name}.jpg").symlink_to(target)
+    write(folder / "labels.csv", table)
+    with pytest.raises(UserError, match=message) as error:
+        open_source(f"folder:{folder}")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) <= 1000
+
+
+def test_a_table_without_an_end_is_not_read_whole(tmp_path):
+    with open(tmp_path / "labels.csv", "wb") as file:
+        file.write(b"file,label\n")
+        file.truncate(1 << 40)
+    with pytest.raises(UserError, match="a line of 65536 characters"):
+        open_source(f"folder:{tmp_path}")
+
+
+def test_a_file_listed_twice_with_one_label_counts_twice_and_links_are_followed(tmp_path):
+    write(tmp_path / "elsewhere.jpg", jpeg(5))
+    (tmp_path / "data/sub").mkdir(parents=True)
+    (tmp_path / "data/sub/x.jpg").symlink_to(tmp_path / "elsewhere.jpg")
+    write(tmp_path / "data/labels.csv", "file,label\nsub/x.jpg,0\nsub//x.jpg,00\n")
+    source = open_source(f"folder:{tmp_path}/data")
+    assert [source[i] for i in range(2)] == [{"image": jpeg(5), "label": 0}] * 2
+
+
+def test_labels_that_nothing_has_are_said(tmp_path, caplog):
+    write(tmp_path / "x.jpg", jpeg())
+    write(tmp_path / "labels.csv", "file,label\nx.jpg,3\n")
+    open_source(f"folder:{tmp_path}")
+    assert "3 of 4 classes have no image, first 0" in caplog.text
+
+
+def test_a_training_with_far_more_classes_than_images_is_asked_for(tmp_path):
+    write(tmp_path / "x.jpg", jpeg())
+    write(tmp_path / "labels.csv", "file,label\nx.jpg,500000\n")
+    config = get_config()
+    config.data = f"folder:{tmp_path}"
+    with pytest.raises(UserError, match=r"1 images and labels up to 500000: .*num_classes=500001"):
+        pipeline.train_source(config)
+    config.model.num_classes = 500_001
+    assert pipeline.train_source(config).num_classes == 500_001
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/x", "x" * 5000, "a\0b"])
+def test_folders_that_cannot_be(path):
+    with pytest.raises(UserError, match="data folder"):
+        open_source(f"folder:{path}")
+    with pytest.raises(UserError, match="data folder"):
+        known_class_names(f"folder:{path}")
+    with pytest.raises(UserError, match="data_dir"):
+        open_source("tfds:digits", data_dir=path)
+
+
+def test_records_that_are_damaged_or_have_no_label(monkeypatch):
+    with tfds.testing.mock_data(num_examples=2):
+        source = open_source("tfds:imagenet2012:validation")
+    monkeypatch.setattr(source, "_data", [{"image": jpeg(), "label": -1}, {"image": jpeg()}])
+    with pytest.raises(UserError, match=r"example 0 has the label -1, .*choose a split that has"):
+        source[0]
+    with pytest.raises(OSError, match="the record is damaged"):
+        source[1]

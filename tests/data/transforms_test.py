@@ -2,6 +2,7 @@
 
 import io
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -189,3 +190,41 @@ def test_the_nearest_pixel_is_an_interpolation():
     trained = TrainTransform(config)(decode.open_image(image), random.Random(0))
     seen = {tuple(p) for p in np.asarray(image).reshape(-1, 3).tolist()}
     assert {tuple(p) for p in trained.reshape(-1, 3).tolist()} <= seen
+
+
+def stripes(width: int, height: int) -> np.ndarray:
+    """Grey, different along the longer side."""
+    along = np.arange(width)[None] if width > height else np.arange(height)[:, None]
+    return np.broadcast_to((along * 7 % 251).astype(np.uint8), (height, width)).copy()
+
+
+@pytest.mark.parametrize(("width", "height"), [(2, 60000), (60000, 2), (1, 50000), (3, 300)])
+@pytest.mark.parametrize("crop", ["none", "pad", "src", "shift", "rrc"])
+def test_extreme_images_take_no_memory(crop, width, height):
+    """Resized whole, the first would have 15 Mpx at 24 px, and 256 x 7,680,000 at 224 px."""
+    config = small_config(crop=crop)
+    config.model.image_size = 224
+    image = decode.open_image(stripes(width, height))
+    tracemalloc.start()
+    for transform in (TrainTransform(config), EvalTransform(config)):
+        args = () if isinstance(transform, EvalTransform) else (random.Random(0),)
+        got = transform(image, *args)
+        assert got.shape == (224, 224, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+
+
+@pytest.mark.parametrize("size", [24, 40])
+def test_of_an_extreme_image_the_same_part_is_made(size, monkeypatch):
+    pixels = stripes(6, 400)
+    want = transforms.resize_center_crop(pixels, 32, size, "bicubic")
+    cropped = [
+        transforms.simple_random_crop(pixels, random.Random(i), 24, 4, "bicubic") for i in range(9)
+    ]
+    monkeypatch.setattr(transforms, "MOST_RESIZED", 0)
+    got = transforms.resize_center_crop(pixels, 32, size, "bicubic")
+    assert np.abs(got.astype(int) - want).max() <= 1
+    for i, one in enumerate(cropped):
+        got = transforms.simple_random_crop(pixels, random.Random(i), 24, 4, "bicubic")
+        assert np.abs(got.astype(int) - one).max() <= 1

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from hostile_files import irregular
 
 from evovit_jax.errors import UserError
 from evovit_jax.weights.files import fetch, read_tensors, whole_or_nothing, write_tensors
@@ -201,3 +202,35 @@ def test_the_hub_without_a_name_or_a_client(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"pip install 'evovit_jax\[hub\]'"):
         fetch("hf://timm/anything")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "folder", "zero", "null"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])
+def test_what_is_no_regular_file_is_refused(kind, suffix, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.rename(irregular(tmp_path, kind), tmp_path / f"w{suffix}")
+    with pytest.raises(UserError, match="it is no regular file"):
+        read_tensors(str(tmp_path / f"w{suffix}"))
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/w.pth", "x" * 5000 + ".pth", "a\0b.npz"])
+def test_paths_that_nobody_has(path):
+    with pytest.raises(UserError, match="weights"):
+        read_tensors(path)
+    with pytest.raises(UserError, match="output"), whole_or_nothing(path):
+        pytest.fail("nothing can be written there")
+
+
+@pytest.mark.parametrize("change", ["encrypted", "method"])
+def test_an_npz_that_cannot_be_unpacked(tmp_path, change):
+    path = tmp_path / "w.npz"
+    np.savez_compressed(path, w=np.zeros(1000, np.float32))
+    data = bytearray(path.read_bytes())
+    for at in (data.index(b"PK\x03\x04") + 6, data.index(b"PK\x01\x02") + 8):
+        if change == "encrypted":
+            data[at] |= 1
+        else:
+            data[at + 2] = 99
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"damaged or no \.npz"):
+        read_tensors(str(path))

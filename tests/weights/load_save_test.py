@@ -2,6 +2,7 @@
 
 import json
 import os
+import types
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import evovit_jax
 from evovit_jax.errors import UserError
 from evovit_jax.models.batch_norm import fuse
 from evovit_jax.models.variables import variables
-from evovit_jax.weights import files, from_torch, load_weights, save_weights, to_torch
+from evovit_jax.weights import files, from_torch, load_save, load_weights, save_weights, to_torch
 from evovit_jax.weights.load_save import ABOUT
 
 TINY = {"image_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 3}
@@ -142,3 +143,44 @@ def test_the_export_says_what_it_is(tmp_path):
     about = json.loads((tmp_path / "export" / ABOUT).read_text())
     assert about["model"] == "VisionTransformer"
     assert about["config"]["embed_dim"] == 12
+
+
+@pytest.mark.parametrize(
+    "about", ["[]", "null", "5", '{"settings": 5}', '{"settings": []}', "[" * 100_000, "\udcff"]
+)
+def test_an_export_that_does_not_say_what_it_is(tmp_path, about):
+    save_weights(tiny(), tmp_path / "export")
+    (tmp_path / "export" / ABOUT).write_bytes(about.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match="are damaged") as caught:
+        load_weights(tiny(), tmp_path / "export")
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_that_no_reducer_has_change_nothing(tmp_path):
+    save_weights(tiny("evo_deit_tiny_patch16_224"), tmp_path / "export")
+    about = json.loads((tmp_path / "export" / ABOUT).read_text())
+    about["settings"]["representative_token"] = "maybe"
+    (tmp_path / "export" / ABOUT).write_text(json.dumps(about))
+    model, before = (
+        tiny("evo_deit_tiny_patch16_224", seed=1),
+        tiny("evo_deit_tiny_patch16_224", seed=1),
+    )
+    with pytest.raises(UserError, match="trained with: representative_token must be true or false"):
+        load_weights(model, tmp_path / "export")
+    assert_same_variables(model, before)
+
+
+def test_an_export_that_says_it_is_huge_is_refused_unread(tmp_path):
+    (tmp_path / "file").write_bytes(b"small")
+    huge = types.SimpleNamespace(shape=(1 << 20, 1 << 20), dtype="float32")
+    with pytest.raises(UserError, match=r"4194304 MB, a file of 0 MB: refused"):
+        load_save._check_sizes({"params": {"w": huge}}, epath.Path(tmp_path))
+
+
+@pytest.mark.parametrize("output", ["~nosuchuser/x", "x" * 5000, "", "a\0b"])
+@pytest.mark.parametrize("suffix", ["", ".npz"])
+def test_places_that_nobody_has(output, suffix, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="output"):
+        save_weights(tiny(), output and output + suffix)
+    assert os.listdir(tmp_path) == []

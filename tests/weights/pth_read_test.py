@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from evovit_jax.errors import UserError
+from evovit_jax.weights import pth_read
 from evovit_jax.weights.files import read_tensors
-from evovit_jax.weights.pth_read import LEGACY_MAGIC, LEGACY_PROTOCOL, read_pth
+from evovit_jax.weights.pth_read import LEGACY_MAGIC, LEGACY_PROTOCOL, Tensor, read_pth
 from evovit_jax.weights.pth_write import write_pth
 
 TENSORS = {
@@ -292,3 +293,93 @@ def test_a_place_in_the_memo_costs_no_memory(tmp_path):
     data += struct.pack("<I", 2**31 - 2) + pickle.STOP
     with pytest.raises(UserError, match="holds no state dict"):
         read_tensors(archive(tmp_path / "w.pth", data))
+
+
+def opcodes(*parts):
+    """A pickle written by hand: opcodes, and small values as `pickle` writes them."""
+    return b"\x80\x02" + b"".join(parts) + pickle.STOP
+
+
+def nested_tuples(depth=60):
+    """A tuple that holds the one below twice, 2^60 in all, in three bytes each."""
+    return pickle.EMPTY_TUPLE + (pickle.DUP + pickle.TUPLE2) * depth
+
+
+DICT = b"ccollections\nOrderedDict\n"
+SLOW = {
+    "key": pickle.EMPTY_DICT + nested_tuples() + pickle.NONE + pickle.SETITEM,
+    "keys": pickle.EMPTY_DICT + pickle.MARK + nested_tuples() + pickle.NONE + pickle.SETITEMS,
+    "dict": pickle.MARK + nested_tuples() + pickle.NONE + pickle.DICT,
+    "pairs": DICT + pickle.MARK + nested_tuples() + pickle.NONE + pickle.TUPLE
+    + pickle.TUPLE1 + pickle.TUPLE1 + pickle.REDUCE,
+    "set": pickle.EMPTY_SET + pickle.MARK + nested_tuples() + pickle.ADDITEMS,
+    "frozenset": pickle.MARK + nested_tuples() + pickle.FROZENSET,
+    "storage": pickle.MARK + b"U\x07storage" + b"ctorch\nFloatStorage\n" + nested_tuples()
+    + pickle.NONE + b"K\x01" + pickle.TUPLE + pickle.BINPERSID,
+    "copies": pickle.EMPTY_LIST + pickle.MARK + pickle.NONE * 20_000 + pickle.APPENDS
+    + pickle.TUPLE1 + b"q\x00" + (b"ctorch\nSize\n" + b"h\x00" + pickle.REDUCE) * 1000,
+    "objects": pickle.EMPTY_LIST * (1 << 16),
+    "line": b"I" + b"1" * (1 << 16) + b"\n",
+    "frame": pickle.FRAME + struct.pack("<Q", 1 << 40),
+    "bytes": pickle.BINBYTES8 + struct.pack("<Q", 1 << 40),
+    "dimensions": b"ctorch._utils\n_rebuild_tensor_v2\n" + pickle.MARK + pickle.NONE + b"K\x00"
+    + (pickle.MARK + b"J\xff\xff\xff\x7f" * 2000 + pickle.TUPLE) * 2 + pickle.TUPLE
+    + pickle.REDUCE,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SLOW)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_small_pickle_takes_neither_hours_nor_gigabytes(tmp_path, kind, legacy, monkeypatch):
+    """Hashing a tuple looks through all of it, again wherever a part of it is shared."""
+    monkeypatch.setattr(pth_read, "MOST_PICKLE", 1 << 15)
+    path = tmp_path / "w.pth"
+    if legacy:
+        head = b"".join(map(pickled, [LEGACY_MAGIC, LEGACY_PROTOCOL, {"little_endian": True}]))
+        path.write_bytes(head + opcodes(SLOW[kind]))
+    else:
+        archive(path, opcodes(SLOW[kind]))
+    with pytest.raises(UserError, match=r"w\.pth(: | is )"):
+        read_pth(str(path))
+
+
+@pytest.mark.parametrize("state", [{"size": (9,)}, (None, {"array": 3})])
+@pytest.mark.parametrize("made", [True, False])
+def test_attributes_of_a_tensor_or_its_class_are_not_set(tmp_path, state, made):
+    """Strides that were checked could be others afterwards, and read beyond the storage."""
+    if made:
+        target = pickled(tensor(Storage("0", 2), (2,), (1,)))[2:-1]
+    else:
+        target = b"ctorch._utils\n_rebuild_tensor_v2\n"
+    data = opcodes(target, pickled(state)[2:-1], pickle.BUILD)
+    path = archive(tmp_path / "w.pth", data, {"0": np.zeros(2, "<f4").tobytes()})
+    with pytest.raises(UserError, match="attributes of what has none"):
+        read_pth(path)
+    assert callable(Tensor.array)
+
+
+def test_what_pytorch_sets_on_a_state_dict_does_not_matter(tmp_path):
+    value = Reference("collections", "OrderedDict", [["w", tensor(Storage("0", 2), (2,), (1,))]])
+    data = opcodes(pickled(value)[2:-1], pickled({"_metadata": {"": {"version": 1}}})[2:-1])
+    data = data[:-1] + pickle.BUILD + pickle.STOP
+    found = read_pth(archive(tmp_path / "w.pth", data, {"0": np.ones(2, "<f4").tobytes()}))
+    np.testing.assert_array_equal(found["w"], [1, 1])
+
+
+@pytest.mark.parametrize("change", ["encrypted", "method", "deflated"])
+def test_archives_that_zipfile_cannot_unpack(tmp_path, change):
+    path = tmp_path / "w.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", pickled({"a": [1] * 1000}))
+    data = bytearray(path.read_bytes())
+    for at in (data.index(b"PK\x03\x04") + 6, data.index(b"PK\x01\x02") + 8):
+        if change == "encrypted":
+            data[at] |= 1
+        elif change == "method":
+            data[at + 2] = 99
+    if change == "deflated":
+        data[60] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"is damaged") as caught:
+        read_pth(str(path))
+    assert "\n" not in str(caught.value)

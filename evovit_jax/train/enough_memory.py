@@ -1,0 +1,62 @@
+"""Refuses a run that no memory here can hold, before anything of it is made.
+
+Only what a run needs at the least is counted: its state, and batches. Whether the rest fits,
+`main --plan` says.
+"""
+
+import math
+import os
+from typing import Any
+
+import jax
+import numpy as np
+
+from evovit_jax.errors import UserError
+from evovit_jax.train.program import Program
+
+GIB = 2**30
+MADE_AHEAD = 4  # batches: in use, and being made
+
+
+def check(run: Program) -> None:
+    """Compares what a run needs with the memory of this process's devices, and of its host.
+
+    Raises:
+      UserError: it needs more, naming what and how much.
+    """
+    config, local = run.config, run.mesh.local_devices
+    state = sum(_on_device(leaf) for leaf in jax.tree.leaves((run.like, run.teacher_like)))
+    side, size = config.model.image_size, config.batch_size
+    image = 3 * side * side
+    batch = size // run.mesh.size * image
+    batch += batch // config.accumulate * np.dtype(np.float32).itemsize
+    largest = max(size, config.eval_batch_size) // run.mesh.size * len(local)
+    host, device = _host_memory(), _device_memory(local)
+    _refuse(f"the state of {config.model.name} of these sizes needs", state, device, "a device")
+    _refuse(f"batch_size={size} of {side} px needs", batch, device, "a device")
+    _refuse(
+        f"batches of {largest} x {side} px need", MADE_AHEAD * largest * image, host, "the host"
+    )
+
+
+def _on_device(leaf: jax.ShapeDtypeStruct) -> int:
+    """Bytes of an array on one device."""
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+
+def _host_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _device_memory(local: list[Any]) -> float:
+    """Bytes of a device, infinite where it does not say; CPU devices share the host's."""
+    if local[0].platform == "cpu":
+        return _host_memory() / len(local)
+    return (local[0].memory_stats() or {}).get("bytes_limit", math.inf)
+
+
+def _refuse(what: str, needed: float, has: float, where: str) -> None:
+    if needed > has:
+        raise UserError(
+            f"{what} at least {needed / GIB:.1f} GiB, {where} has {has / GIB:.1f}: make it smaller"
+        )

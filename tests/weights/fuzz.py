@@ -1,0 +1,216 @@
+"""Mutated weight files, each read into a tiny model: right, or refused in one line.
+
+    python tests/weights/fuzz.py --cases=10000 --seed=0
+
+Prints one line of JSON: how many were loaded, how many refused, by kind; the longest took how many
+seconds; by how many MB the process grew. Whatever else happens ends it with a traceback. In a
+process of its own, with limits: 20 s a file, and 4 GB of address space for all.
+"""
+
+import argparse
+import collections
+import io
+import json
+import pathlib
+import pickle
+import random
+import resource
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+import time
+import zipfile
+
+import numpy as np
+
+from evovit_jax.errors import UserError
+from evovit_jax.models import create_model
+from evovit_jax.weights import save_weights, to_torch
+from evovit_jax.weights.files import write_tensors
+from evovit_jax.weights.load_save import load
+from evovit_jax.weights.pth_read import LEGACY_MAGIC, LEGACY_PROTOCOL
+from evovit_jax.weights.pth_write import _pickled
+
+SECONDS, SPACE = 20, 4 << 30
+TINY = {"image_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2}
+EXTREME = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1]
+DTYPES = ["f2", "f4", "f8", "i1", "i8", "u1", "?", "c8", "U3", "S4", "M8[s]", "f4,f4"]
+# One file of many is an export, which takes a hundred times as long to read.
+EXPORTS_EVERY = 40
+
+
+def tiny_model():
+    return create_model("deit_tiny_patch16_224", "none", num_classes=3, **TINY)
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """One to four changes of some bytes: flips, numbers, cuts, copies, insertions."""
+    data = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        at, length = rng.randrange(len(data) + 1), rng.choice([1, 2, 4, 8, 16, 100, 1000])
+        kind = rng.randrange(7)
+        if kind == 0 and data:
+            data[at % len(data)] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            data[at : at + 1] = bytes([rng.randrange(256)])
+        elif kind == 2:
+            size, order = rng.choice([1, 2, 4, 8]), rng.choice(["little", "big"])
+            number = rng.choice(EXTREME) % 256**size
+            data[at : at + size] = number.to_bytes(size, order)
+        elif kind == 3:
+            del data[at : at + length]
+        elif kind == 4:
+            start = rng.randrange(len(data) + 1)
+            data[at:at] = data[start : start + length] * rng.choice([1, 1, 2, 1000])
+        elif kind == 5:
+            data[at:at] = rng.randbytes(length)
+        else:
+            del data[at:]
+    return bytes(data)
+
+
+def mutated_zip(data: bytes, rng: random.Random) -> bytes:
+    """An archive with one of its files changed, so that its checksums are right."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
+        chosen = rng.choice(old.namelist()[:2] + old.namelist())
+        for info in old.infolist():
+            content = old.read(info)
+            if info.filename == chosen:
+                content = mutated(content, rng)
+            kind = rng.choice([zipfile.ZIP_STORED] * 9 + [zipfile.ZIP_DEFLATED])
+            new.writestr(info.filename, content, kind)
+    return out.getvalue()
+
+
+def mutated_tensors(tensors: dict, rng: random.Random) -> dict:
+    """Tensors of which some have another name, shape, dtype or value."""
+    tensors = dict(tensors)
+    for _ in range(rng.randint(1, 3)):
+        name = rng.choice(list(tensors))
+        value = tensors[name]
+        kind = rng.randrange(6)
+        if kind == 0:
+            tensors[rng.choice([name + ".0", "", "module." + name, "é\n"])] = tensors.pop(name)
+        elif kind == 1:
+            shape = [rng.choice([0, 1, 2, 3, 8]) for _ in range(rng.randint(0, 5))]
+            tensors[name] = np.zeros(shape, np.float32)
+        elif kind == 2:
+            with np.errstate(all="ignore"):
+                tensors[name] = np.zeros(value.shape, rng.choice(DTYPES))
+        elif kind == 3:
+            tensors[name] = value.swapaxes(0, -1) if value.ndim else value[None]
+        elif kind == 4:
+            tensors[name] = np.full_like(value, rng.choice([np.nan, np.inf, 3e38]))
+        elif len(tensors) > 1:
+            del tensors[name]
+    return tensors
+
+
+def legacy(tensors: dict) -> bytes:
+    """The format before zip archives."""
+    head = (LEGACY_MAGIC, LEGACY_PROTOCOL, {"little_endian": True})
+    keys = [str(number) for number in range(len(tensors))]
+    parts = [*(pickle.dumps(part, 2) for part in head), _pickled(tensors), pickle.dumps(keys, 2)]
+    for value in tensors.values():
+        parts += [struct.pack("<q", value.size), np.asarray(value, order="C").tobytes()]
+    return b"".join(parts)
+
+
+class Corpus:
+    """Files to be changed, and a place for the changed ones."""
+
+    def __init__(self, folder: pathlib.Path, rng: random.Random):
+        self.folder, self._rng = folder, rng
+        self._tensors = to_torch(tiny_model())
+        self._files = {".legacy.pth": legacy(self._tensors)}
+        for suffix in (".pth", ".npz", ".safetensors"):
+            write_tensors(str(folder / f"whole{suffix}"), self._tensors)
+            self._files[suffix] = (folder / f"whole{suffix}").read_bytes()
+        np.savez_compressed(folder / "whole.npz", **self._tensors)
+        self._files[".packed.npz"] = (folder / "whole.npz").read_bytes()
+        save_weights(tiny_model(), folder / "export")
+
+    def next(self, number: int) -> tuple[str, pathlib.Path]:
+        """The kind and the path of a changed file."""
+        if number % EXPORTS_EVERY == 0:
+            return "export", self._export()
+        kind = self._rng.choice([*self._files, "tensors"])
+        if kind == "tensors":
+            suffix = self._rng.choice([".npz", ".npz", ".safetensors", ".pth"])
+            path = self.folder / f"changed{suffix}"
+            tensors = mutated_tensors(self._tensors, self._rng)
+            try:
+                write_tensors(str(path), tensors)
+            except (UserError, ValueError, TypeError, KeyError):  # what this format cannot hold
+                np.savez(path := path.with_suffix(".npz"), **tensors)
+            return kind, path
+        path = self.folder / f"changed{kind}"
+        change = mutated
+        if kind in (".pth", ".npz", ".packed.npz") and self._rng.random() < 0.7:
+            change = mutated_zip
+        path.write_bytes(change(self._files[kind], self._rng))
+        return kind, path
+
+    def _export(self) -> pathlib.Path:
+        path = self.folder / "changed_export"
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(self.folder / "export", path)
+        file = self._rng.choice([file for file in sorted(path.rglob("*")) if file.is_file()])
+        file.write_bytes(mutated(file.read_bytes(), self._rng))
+        return path
+
+
+class TooLong(BaseException):
+    """A file took more than its time; no reader catches it."""
+
+
+def run(cases: int, seed: int) -> dict:
+    """Reads so many changed files; returns the counts."""
+
+    def stop(*_):
+        raise TooLong
+
+    rng, model = random.Random(seed), tiny_model()
+    counts = collections.defaultdict(lambda: {"loaded": 0, "refused": 0})
+    slowest, first = 0.0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = signal.signal(signal.SIGALRM, stop)
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Corpus(pathlib.Path(folder), rng)
+        for number in range(cases):
+            kind, path = corpus.next(number)
+            start = time.perf_counter()
+            signal.alarm(SECONDS)
+            try:
+                load(model, path, allow_missing=rng.random() < 0.5)
+                counts[kind]["loaded"] += 1
+            except UserError:
+                counts[kind]["refused"] += 1
+            except BaseException:
+                kept = pathlib.Path(tempfile.gettempdir()) / f"fuzz_{seed}_{number}{path.suffix}"
+                if path.is_file():
+                    shutil.copy(path, kept)
+                print(f"case {number}, {kind}, kept as {kept}", file=sys.stderr)
+                raise
+            finally:
+                signal.alarm(0)
+            slowest = max(slowest, time.perf_counter() - start)
+    signal.signal(signal.SIGALRM, before)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - first
+    return {"cases": cases, "slowest_s": round(slowest, 2), "grown_mb": grown >> 10, **counts}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    flags = parser.parse_args()
+    space = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (space + SPACE, space + SPACE))
+    print(json.dumps(run(flags.cases, flags.seed)))
+
+
+if __name__ == "__main__":
+    main()
