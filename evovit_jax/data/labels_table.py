@@ -45,7 +45,7 @@ def read(table: pathlib.Path) -> tuple[list[str], list[int]]:
                 where = f"{table} line {rows.line_num}"
                 if None in row:
                     raise UserError(f"{where} has more cells than the first line has columns")
-                label = _label(row["label"], where)
+                label = _label(row["label"], table, rows.line_num)
                 name = present.check(row["file"] or "", where)
                 before, line = seen.setdefault(name, (label, rows.line_num))
                 if before != label:
@@ -108,16 +108,16 @@ def _is_file(entry: os.DirEntry) -> bool:
         return False
 
 
-def _label(text: str | None, where: str) -> int:
+def _label(text: str | None, table: pathlib.Path, line: int) -> int:
     digits = "" if text is None else text.strip()
     if not digits.isascii() or not digits.isdigit():
         shown = text if text is None else shortened(text, 40)
-        raise UserError(f"{where}: label {shown!r} is not a whole number from 0")
+        raise UserError(f"{table} line {line}: label {shown!r} is not a whole number from 0")
     digits = digits.lstrip("0") or "0"
     if len(digits) > len(str(MOST_CLASSES)) or int(digits) >= MOST_CLASSES:
         raise UserError(
-            f"{where}: label {shortened(digits, 40)} makes more than {MOST_CLASSES} classes; "
-            "number the classes from 0"
+            f"{table}: label {shortened(digits, 40)} in line {line} makes more than {MOST_CLASSES} "
+            "classes; number the classes from 0"
         )
     return int(digits)
 

@@ -16,6 +16,7 @@ def fuzz(cases: int, seed: int) -> dict:
     found = json.loads(done.stdout.splitlines()[-1])
     kinds = [counts for counts in found.values() if isinstance(counts, dict)]
     assert sum(one["loaded"] + one["refused"] for one in kinds) == cases
+    assert found["failed"] == []
     assert found["grown_mb"] < 1000
     return found
 
