@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from evovit_jax import compare
+from evovit_jax.benchmarking import comparison_report
 from evovit_jax.errors import UserError
 from evovit_jax.inference import evaluation
 from evovit_jax.inference.ready_model import prepare
@@ -101,3 +102,17 @@ def test_bad_flags_end_before_weights_are_read(scene, monkeypatch, other, messag
 def test_one_reduction_has_no_place_here(scene):
     with pytest.raises(UserError, match="name them all in --reductions"):
         compare.main(flags(scene, "none", "--reduction=evit"))
+
+
+def test_the_name_of_the_data_is_no_markdown_no_formula_and_no_escape(tmp_path):
+    row = {"reduction": "none", "top1": float("nan"), "top5": 1.0, "examples": 1, "gmacs": 1.0}
+    row |= {"images_per_second": 1.0, "speedup": 1.0, "spread": 0.0}
+    title = "deit, 3 images of $\\frac$<img src=x>|**x**\n\x1b[31m\udcff"
+    comparison_report.write([row], title, tmp_path)
+    first = (tmp_path / "compare.md").read_text().splitlines()[0]
+    assert first.isprintable()
+    assert "<" not in first
+    assert r"\|\*\*x\*\*" in first
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "compare.csv", "compare.md", "compare.png",
+    ]  # fmt: skip

@@ -13,6 +13,8 @@ CACHE = pathlib.Path(tempfile.gettempdir()) / f"evovit_jax_test_cache_{os.getuid
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# What hypothesis keeps of Unicode and the like; examples are not kept.
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(CACHE / "hypothesis"))
 if jax.__version_info__ < (0, 13):  # XLA ends the process for a flag that it no longer has
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 

@@ -31,3 +31,22 @@ def test_what_is_no_pair_is_named(rule):
 def test_a_wrong_expression_is_named():
     with pytest.raises(UserError, match=r"f: '\(' is no regular expression"):
         rules.match([("(", 1)], ["a"], field="f")
+
+
+@pytest.mark.parametrize("given", [7, "x", None, (7,), ("ab",), (("a", 1), 7)])
+def test_what_are_no_rules_is_named(given):
+    with pytest.raises(UserError, match=r"mesh\.rules: .* is (no list of pairs|not a pair)"):
+        rules.match(given, ["a"], field="mesh.rules")
+
+
+@pytest.mark.parametrize("pattern", ["(", "x{99999999999}", "(" * 5000 + ")" * 5000])
+def test_what_is_no_pattern_is_named(pattern):
+    with pytest.raises(UserError, match="is no regular expression"):
+        rules.match([(pattern, 1)], ["a"], field="f")
+
+
+@pytest.mark.parametrize("value", ["1", None, [1], float("nan"), 1e300, -1e300, ("a",)])
+def test_numbers_are_numbers(value):
+    assert rules.numbers([("a", True), (".*", -2.5)], ["a", "b"], field="f") == {"a": 1, "b": -2.5}
+    with pytest.raises(UserError, match=r"f: .* is no number, or larger than"):
+        rules.numbers([(".*", value)], ["a"], field="f")

@@ -84,6 +84,7 @@ LARGEST = {
     1024: ("data_threads", "data_processes"),
     10_000: ("std", "distill.tau"),
     2**16: ("eval_transform.resize", "accumulate", "keep_checkpoints", "keep_best"),
+    1_000_000: ("model.num_classes",),
     2**24: ("batch_size", "eval_batch_size", "optim.reference_batch", "augment.mix_group"),
     2**31 - 1: ("max_image_pixels", "data_limit_unreadable"),
     2**32 - 1: ("seed",),

@@ -59,3 +59,12 @@ def test_no_end_is_an_error(config):
     config.warmup_epochs = float("inf")
     with pytest.raises(UserError, match=r"warmup_epochs=inf is not a finite number"):
         durations.steps(config, "warmup", examples=100)
+
+
+@pytest.mark.parametrize("unit", durations.UNITS)
+@pytest.mark.parametrize("value", [1e308, 10**20, 10**400, float("inf"), float("nan")])
+def test_more_than_can_be_counted_is_an_error(config, unit, value):
+    with config.unlocked(), config.ignore_type():
+        config[f"eval_{unit}"] = value
+    with pytest.raises(UserError, match=rf"eval_{unit}=.* is (more than|not a finite)"):
+        durations.steps(config, "eval", examples=100)

@@ -119,3 +119,24 @@ def test_bad_flags_are_named(fields, message):
 def test_the_whole_image_may_be_seen():
     assert prepare(NAME, crop_fraction=1.0, **SMALL).transform.resize == 32
     assert prepare(NAME, resize=32, **SMALL).transform.resize == 32
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("mean", "x"), ("mean", [1]), ("mean", [None, 1, 1]), ("std", 5), ("reduction", 7),
+        ("eval_transform", []), ("eval_transform", {"resize": "x"}),
+        ("eval_transform", {"resize": 0, "crop_fraction": 0, "interpolation": "bilinear"}),
+        ("eval_transform", {"resize": 0, "crop_fraction": 1e-320, "interpolation": "bilinear"}),
+        ("eval_transform", {"resize": 40, "crop_fraction": 1, "interpolation": "best"}),
+        ("model", {"name": 5, "image_size": 32}), ("model", {"name": [], "image_size": 32}),
+        ("model", {"name": NAME, "image_size": "x"}), ("model", {"name": NAME, "image_size": [32]}),
+        ("model", {"name": NAME, "image_size": 32, "mlp_ratio": "x"}),
+        ("model", {"name": NAME, "image_size": 32, "depth": 100_000}),
+        ("model", {"name": NAME, "image_size": 32, "qkv_bias": "yes"}),
+    ],
+)  # fmt: skip
+def test_a_run_whose_config_is_damaged_is_refused_in_one_line(run, field, value):
+    (run / "config.json").write_text(json.dumps(RUN | {field: value}))
+    with pytest.raises(UserError):
+        prepare(weights=str(run))

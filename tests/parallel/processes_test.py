@@ -97,3 +97,26 @@ def test_the_parent_learns_who_the_processes_are():
     assert told.facts["members"] == [
         f"process 0 of 1 (host {processes.socket.gethostname()}, pid {processes.os.getpid()})"
     ]
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        (ADDRESS | {"JAX_NUM_PROCESSES": "x"}, "JAX_NUM_PROCESSES='x' is no whole number from 1"),
+        (ADDRESS | {"JAX_NUM_PROCESSES": "0"}, "JAX_NUM_PROCESSES='0' is no whole number from 1"),
+        (ADDRESS | {"JAX_NUM_PROCESSES": "9" * 23}, "is no whole number from 1"),
+        (ADDRESS | {"JAX_PROCESS_ID": "7"}, "JAX_PROCESS_ID=7 of JAX_NUM_PROCESSES=4"),
+        (ADDRESS | {"JAX_PROCESS_ID": "-1"}, "JAX_PROCESS_ID='-1' is no whole number from 0"),
+        (ADDRESS | {"JAX_PROCESS_ID": ""}, "JAX_PROCESS_ID='' is no whole number from 0"),
+        (ADDRESS | {"JOB_COMPLETION_INDEX": "4"}, "JOB_COMPLETION_INDEX=4 of JAX_NUM_PROCESSES=4"),
+        ({"SLURM_STEP_NODELIST": "a", "SLURM_NTASKS": "two"}, "SLURM_NTASKS='two'"),
+        (
+            {"SLURM_STEP_NODELIST": "a", "SLURM_NTASKS": "2", "SLURM_GPUS_ON_NODE": "all"},
+            "SLURM_GPUS_ON_NODE='all'",
+        ),
+        ({"OMPI_COMM_WORLD_SIZE": "1.5"}, "OMPI_COMM_WORLD_SIZE='1.5'"),
+    ],
+)
+def test_settings_that_are_none(environ, message):
+    with pytest.raises(UserError, match=message):
+        processes.settings(environ)

@@ -169,3 +169,13 @@ def test_a_leaf_lives_where_its_parameter_does():
 def test_what_does_not_fit_the_devices_is_refused(fields, message):
     with pytest.raises(UserError, match=re.escape(message)):
         sharding.make_mesh(tiny_config(**fields), jax.devices())
+
+
+def test_a_mesh_of_more_devices_than_can_be_counted():
+    config = tiny_config(mesh__data=2**62, mesh__fsdp=-1)
+    with pytest.raises(UserError, match="does not fit 8 devices"):
+        sharding.make_mesh(config)
+    with pytest.raises(UserError, match=r"mesh\.rules: 5; known: fsdp, replicate"):
+        sharding.param_shardings(
+            sharding.make_mesh(tiny_config()), {"a": jnp.zeros(8)}, ((".*", 5),)
+        )

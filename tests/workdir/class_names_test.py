@@ -27,3 +27,9 @@ def test_one_process_writes(tmp_path, monkeypatch):
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(UserError, match=r"class_names\.json cannot be written"):
         class_names.write(tmp_path / "nowhere", ["ant"])
+
+
+@pytest.mark.parametrize("content", ["5", "{}", "[1, 2]", "[" * 100_000, '["a", null]', "\udcff"])
+def test_what_are_no_names_is_none(tmp_path, content):
+    (tmp_path / class_names.FILE).write_bytes(content.encode(errors="surrogateescape"))
+    assert class_names.read(tmp_path) is None

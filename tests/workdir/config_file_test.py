@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from etils import epath
+from hostile_files import irregular
 from tiny import tiny_config
 
 from evovit_jax.errors import UserError
@@ -46,3 +48,23 @@ def test_what_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"the work directory .* cannot be written"):
         keep(tmp_path / "file" / "x", tiny_config())
+
+
+@pytest.mark.parametrize("path", ["", "~nosuchuser/x", "x" * 5000, "a\0b"])
+def test_work_directories_that_nobody_has(path):
+    with pytest.raises(UserError, match="workdir"):
+        config_file.locate(path)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "5", "\udcff", "{"])
+def test_a_config_of_another_kind_is_none(tmp_path, content):
+    (tmp_path / config_file.FILE).write_bytes(content.encode(errors="surrogateescape"))
+    assert keep(tmp_path, tiny_config()) == []
+    assert config_file.read_run(epath.Path(tmp_path))["seed"] == 0
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zero", "huge"])
+def test_a_config_that_is_no_file_is_not_read(tmp_path, kind):
+    path = irregular(tmp_path, kind)
+    with pytest.raises((OSError, ValueError), match=r"no file|more than"):
+        config_file.read_json(epath.Path(path))

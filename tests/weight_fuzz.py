@@ -1,6 +1,6 @@
 """Mutated weight files, each read into a tiny model: right, or refused in one line.
 
-    python tests/weights/fuzz.py --cases=10000 --seed=0
+    python tests/weight_fuzz.py --cases=10000 --seed=0
 
 Prints one line of JSON: how many were loaded, how many refused, by kind; the longest took how many
 seconds; by how many MB the process grew; what else happened, with its traceback. In a process of
