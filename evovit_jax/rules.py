@@ -11,7 +11,8 @@ from typing import Any
 
 from evovit_jax.errors import UserError
 
-Rules = Sequence[Sequence[Any]]
+# Pairs (regular expression, value); what a config has in their place is refused.
+Rules = Any
 
 
 def match(rules: Rules, names: Iterable[str], *, field: str) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def numbers(
     return found
 
 
-def _compile(rule: Sequence[Any], field: str) -> tuple[re.Pattern[str], Any]:
+def _compile(rule: Any, field: str) -> tuple[re.Pattern[str], Any]:
     is_pair = isinstance(rule, Sequence) and not isinstance(rule, str) and len(rule) == 2
     if not is_pair or not isinstance(rule[0], str):
         raise UserError(f"{field}: {rule!r} is not a pair (regular expression, value)")

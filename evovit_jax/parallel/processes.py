@@ -147,4 +147,7 @@ def _seconds(name: str, default: int) -> int:
     Raises:
       UserError: it is none.
     """
-    return _whole(os.environ, name, str(default), least=1)
+    value = os.environ.get(name, str(default))
+    if not re.fullmatch(r"[0-9]{1,9}", value) or int(value) < 1:
+        raise UserError(f"{name}={value!r} is no number of seconds")
+    return int(value)

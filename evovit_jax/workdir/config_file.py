@@ -9,7 +9,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from evovit_jax.data.stored_files import expanded
+from evovit_jax.data.stored_files import expanded, read_regular
 from evovit_jax.errors import UserError
 from evovit_jax.workdir.remote import is_remote
 
@@ -27,15 +27,12 @@ def read_json(path: epath.Path) -> Any:
     """What a file of JSON holds.
 
     Raises:
-      OSError: there is no regular file of that name, or it cannot be read.
-      ValueError: it is no JSON, or larger or deeper than anything that is written here.
+      OSError: there is no regular file of that name, it is too large, or it cannot be read.
+      ValueError: it is no JSON, or deeper than anything that is written here.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    if path.stat().length > MOST_JSON:
-        raise ValueError(f"more than {MOST_JSON >> 20} MB")
+    text = path.read_text() if is_remote(path) else read_regular(path, MOST_JSON).decode()
     try:
-        return json.loads(path.read_text())
+        return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

@@ -62,7 +62,7 @@ def test_no_end_is_an_error(config):
 
 
 @pytest.mark.parametrize("unit", durations.UNITS)
-@pytest.mark.parametrize("value", [1e308, 10**20, 10**400, float("inf"), float("nan")])
+@pytest.mark.parametrize("value", [1e308, 10**20, float("inf"), float("nan")])
 def test_more_than_can_be_counted_is_an_error(config, unit, value):
     with config.unlocked(), config.ignore_type():
         config[f"eval_{unit}"] = value
