@@ -14,9 +14,7 @@ import json
 import pathlib
 import pickle
 import random
-import resource
 import shutil
-import signal
 import struct
 import tempfile
 import time
@@ -24,6 +22,7 @@ import traceback
 import zipfile
 
 import numpy as np
+from mutations import TooLong, bound_memory, limited, mutated, peak_mb
 
 from evovit_jax.errors import UserError
 from evovit_jax.models import create_model
@@ -35,7 +34,6 @@ from evovit_jax.weights.pth_write import _pickled
 
 SECONDS, SPACE = 20, 4 << 30
 TINY = {"image_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2}
-EXTREME = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1]
 DTYPES = ["f2", "f4", "f8", "i1", "i8", "u1", "?", "c8", "U3", "S4", "M8[s]", "f4,f4"]
 # One file of many is an export, which takes a hundred times as long to read.
 EXPORTS_EVERY = 40
@@ -43,32 +41,6 @@ EXPORTS_EVERY = 40
 
 def tiny_model():
     return create_model("deit_tiny_patch16_224", "none", num_classes=3, **TINY)
-
-
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    """One to four changes of some bytes: flips, numbers, cuts, copies, insertions."""
-    data = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
-        at, length = rng.randrange(len(data) + 1), rng.choice([1, 2, 4, 8, 16, 100, 1000])
-        kind = rng.randrange(7)
-        if kind == 0 and data:
-            data[at % len(data)] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            data[at : at + 1] = bytes([rng.randrange(256)])
-        elif kind == 2:
-            size, order = rng.choice([1, 2, 4, 8]), rng.choice(["little", "big"])
-            number = rng.choice(EXTREME) % 256**size
-            data[at : at + size] = number.to_bytes(size, order)
-        elif kind == 3:
-            del data[at : at + length]
-        elif kind == 4:
-            start = rng.randrange(len(data) + 1)
-            data[at:at] = data[start : start + length] * rng.choice([1, 1, 2, 1000])
-        elif kind == 5:
-            data[at:at] = rng.randbytes(length)
-        else:
-            del data[at:]
-    return bytes(data)
 
 
 def mutated_zip(data: bytes, rng: random.Random) -> bytes:
@@ -163,42 +135,29 @@ class Corpus:
         return path
 
 
-class TooLong(BaseException):
-    """A file took more than its time; no reader catches it."""
-
-
 def run(cases: int, seed: int) -> dict:
     """Reads so many changed files; returns the counts."""
-
-    def stop(*_):
-        raise TooLong
-
     rng, model = random.Random(seed), tiny_model()
     counts = collections.defaultdict(lambda: {"loaded": 0, "refused": 0})
     failed: list[str] = []
-    slowest, first = 0.0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    before = signal.signal(signal.SIGALRM, stop)
+    slowest, first = 0.0, peak_mb()
     with tempfile.TemporaryDirectory() as folder:
         corpus = Corpus(pathlib.Path(folder), rng)
         for number in range(cases):
             kind, path = corpus.next(number)
             start = time.perf_counter()
-            signal.alarm(SECONDS)
             try:
-                load(model, path, allow_missing=rng.random() < 0.5)
+                with limited(SECONDS):
+                    load(model, path, allow_missing=rng.random() < 0.5)
                 counts[kind]["loaded"] += 1
             except UserError:
                 counts[kind]["refused"] += 1
-            except BaseException as error:
+            except (Exception, TooLong) as error:
                 failed.append(f"case {number}, {kind}: {type(error).__name__}: {error}")
                 traceback.print_exc()
-            finally:
-                signal.alarm(0)
             slowest = max(slowest, time.perf_counter() - start)
-    signal.signal(signal.SIGALRM, before)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - first
-    result = {"cases": cases, "slowest_s": round(slowest, 2), "grown_mb": grown >> 10, **counts}
-    return result | {"failed": failed}
+    result = {"cases": cases, "slowest_s": round(slowest, 2), "grown_mb": peak_mb() - first}
+    return result | counts | {"failed": failed}
 
 
 def main() -> None:
@@ -206,8 +165,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
-    space = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (space + SPACE, space + SPACE))
+    bound_memory(SPACE)
     print(json.dumps(run(flags.cases, flags.seed)))
 
 

@@ -25,6 +25,8 @@ SMALL_BYTES = 256 * 2**20
 OF_THE_SYSTEM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
 # What Pillow may decode: it knows many more formats, one of which runs a program (PostScript).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+STRIP = 1 << 22  # pixels that are converted at a time
+MOST_SIDE = 65_535  # pixels, as JPEG and GIF have at most
 # A progressive JPEG tells its pixels in passes, each over all of them; usual are ten.
 MOST_PASSED = 100 * MOST_PIXELS
 _SCAN = b"\xff\xda"
@@ -74,6 +76,8 @@ def open_image(stored: bytes | np.ndarray | Image.Image, most_pixels: int = MOST
     width, height = picture.size
     if not width * height:
         raise UnreadableImage("it has no pixels")
+    if max(width, height) > MOST_SIDE:
+        raise UnreadableImage(f"{width} x {height} pixels, more than {MOST_SIDE} a side")
     if width * height > most_pixels:
         raise UnreadableImage(
             f"{width} x {height} pixels, more than max_image_pixels={most_pixels}"
@@ -132,26 +136,27 @@ class _Pillow:
     """Whatever Pillow reads."""
 
     def __init__(self, stored: bytes | Image.Image):
+        self._stored = stored
+        self.size = self._open().size
+
+    def _open(self) -> Image.Image:
+        if not isinstance(self._stored, bytes):
+            return self._stored
         try:
-            self._image = stored
-            if isinstance(stored, bytes):
-                self._image = Image.open(io.BytesIO(stored), formats=FORMATS)
+            return Image.open(io.BytesIO(self._stored), formats=FORMATS)
         except UnidentifiedImageError:
             raise UnreadableImage(f"not an image file ({', '.join(FORMATS)})") from None
         except Exception as error:  # Pillow's formats raise many kinds on bytes that are none
             raise UnreadableImage(first_line(error)) from None
-        self.size = self._image.size
 
     def whole(self) -> np.ndarray:
-        image = self._image
+        image = self._open()  # anew, so that what is decoded is not kept
         try:
             if image.mode.startswith("I;16"):  # Pillow would cut every value off at 255
                 return (np.asarray(image) >> 8).astype(np.uint8)
             if image.mode in ("I", "F"):
                 raise UnreadableImage("the range of its values is unknown: store it with 8 bits")
-            if image.mode == "P" and "transparency" in image.info:
-                image = image.convert("RGBA")
-            return np.asarray(image if image.mode in ("RGB", "L") else image.convert("RGB"))
+            return _array(image)
         except UnreadableImage:
             raise
         except Exception as error:
@@ -196,6 +201,29 @@ class _Jpeg:
         except (ValueError, MemoryError) as error:
             raise UnreadableImage(first_line(error)) from None
         return pixels[..., 0] if self._colors == "GRAY" else pixels
+
+
+def _array(image: Image.Image) -> np.ndarray:
+    """The values of an image of 8 bits, [h w] of a grey one, else [h w 3].
+
+    A large one is converted some rows at a time, for Pillow takes four bytes a pixel.
+    """
+    rows = max(1, STRIP // image.width)
+    if rows >= image.height:
+        return np.asarray(_converted(image))
+    image.load()
+    pixels = np.empty((image.height, image.width, 1 if image.mode == "L" else 3), np.uint8)
+    for top in range(0, image.height, rows):
+        part = image.crop((0, top, image.width, min(top + rows, image.height)))
+        values = np.asarray(_converted(part))
+        pixels[top : top + rows] = values[..., None] if values.ndim == 2 else values
+    return pixels[..., 0] if image.mode == "L" else pixels
+
+
+def _converted(image: Image.Image) -> Image.Image:
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image if image.mode in ("RGB", "L") else image.convert("RGB")
 
 
 class SmallImages:

@@ -26,6 +26,7 @@ from evovit_jax.errors import UserError, printable
 ENDLESS = 2**62
 # Classes for each training image; more are taken for a mistake, unless model.num_classes asks.
 MOST_EMPTY = 10
+MOST_PROCESSES = 8  # for each core: every one of them holds a Python with its libraries
 # Batches made ahead, on top of the one that is in use.
 READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
 
@@ -53,6 +54,11 @@ def make_train_iterator(
             iterator: more than `config.data_limit_unreadable` images cannot be read.
     """
     source = source or train_source(config)
+    if config.data_processes > MOST_PROCESSES * cores():
+        raise UserError(
+            f"data_processes={config.data_processes} must be at most {MOST_PROCESSES} for each of "
+            f"the {cores()} cores here"
+        )
     if config.data_processes:
         team = Processes(open_train_rows, config, count=config.data_processes)
     else:

@@ -2,7 +2,11 @@
 
 import errno
 import io
+import json
+import subprocess
+import sys
 
+import image_fuzz
 import numpy as np
 import pytest
 from PIL import Image
@@ -277,3 +281,38 @@ def test_arrays_as_tfds_decodes_them():
         whole = decode.open_image(pixels).whole()
         assert whole.shape == shape
         assert (whole == 0x12).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
+def test_some_rows_at_a_time_make_the_same_pixels(mode, monkeypatch):
+    image = photograph(61, 47)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) << 8)
+    image = image.convert(mode) if mode != "I;16" else image
+    data = encoded(image, "jpeg" if mode == "CMYK" else "png")
+    transparent = {"transparency": 3} if mode == "P" else {}
+    data = encoded(image, "png", **transparent) if transparent else data
+    whole = decode.open_image(data).whole()
+    monkeypatch.setattr(decode, "STRIP", 61 * 7)
+    assert (decode.open_image(data).whole() == whole).all()
+    assert whole.shape == ((47, 61) if mode in ("L", "I;16") else (47, 61, 3))
+
+
+def test_a_side_longer_than_any_camera_makes_is_refused():
+    with pytest.raises(decode.UnreadableImage, match="1 x 65536 pixels, more than 65535 a side"):
+        decode.open_image(np.zeros((65536, 1), np.uint8))
+
+
+def test_mutated_images_are_decoded_or_refused():
+    found = image_fuzz.run(40, seed=1, specials=False)
+    assert found["failed"] == []
+
+
+@pytest.mark.slow
+def test_hostile_and_mutated_images_take_little_memory():
+    command = [sys.executable, image_fuzz.__file__, "--cases=1000"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["failed"] == []
+    assert found["largest_mb"][0] < 500
