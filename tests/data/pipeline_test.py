@@ -4,10 +4,12 @@ import json
 import shutil
 
 import grain.checkpoint
+import image_fuzz
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tensorflow_datasets as tfds
+from hostile_files import IRREGULAR, irregular
 from PIL import Image
 
 from evovit_jax.config import get_config
@@ -266,3 +268,57 @@ def test_a_folder_that_has_gone_is_no_unreadable_image(photographs, tmp_path):
         root.rename(tmp_path / "away")
         with pytest.raises(UserError, match=r"the data folder .*gone has gone; put it back"):
             batches[1]
+
+
+def test_a_folder_of_traps_is_named_and_passed_over(photographs, tmp_path, caplog):
+    folder = tmp_path / "data"
+    shutil.copytree(photographs, folder)
+    for kind in IRREGULAR:
+        if kind not in ("folder", "loop"):
+            irregular(folder / "class0", kind)
+    (folder / "class0" / "wide.png").write_bytes(image_fuzz.png(65_536, 1, bytes(65_537)))
+    config = make_config(f"folder:{folder}", repeats=1)
+    with pipeline.make_eval_batches(config, local_batch_size=31) as batches:
+        masks = [batch["mask"].sum() for batch in batches]
+    traps = 7
+    assert sum(masks) == 23
+    named = [
+        record.getMessage() for record in caplog.records if "unreadable" in record.getMessage()
+    ]
+    assert len(named) == traps
+    assert sum("no regular file" in line for line in named) == 4
+    config.data_limit_unreadable = traps - 1
+    with (
+        pytest.raises(UserError, match=f"{traps} unreadable images"),
+        pipeline.make_eval_batches(config, local_batch_size=31) as batches,
+    ):
+        list(batches)
+
+
+def test_too_little_memory_for_an_image_does_not_end_a_run(photographs, monkeypatch):
+    def refuse(*args, **options):
+        raise MemoryError
+
+    config = make_config(f"folder:{photographs}", crop="src")
+    config.data_limit_unreadable = 23
+    monkeypatch.setattr("evovit_jax.data.transforms.resized_part", refuse)
+    with (
+        pytest.raises(UserError, match=r"no image of .* can be read, .*: MemoryError"),
+        pipeline.make_eval_batches(config, local_batch_size=8) as batches,
+    ):
+        list(batches)
+
+
+def test_more_processes_than_a_machine_holds_are_refused(photographs):
+    config = make_config(f"folder:{photographs}")
+    config.data_processes = 1000
+    with pytest.raises(UserError, match="data_processes=1000 must be at most 8 for each of"):
+        pipeline.make_train_iterator(config, local_batch_size=8, seed=0)
+
+
+def test_the_largest_image_is_a_field_of_the_config(photographs):
+    config = make_config(f"folder:{photographs}")
+    config.max_image_pixels = 100 * 80
+    config.data_limit_unreadable = 12
+    with pipeline.make_eval_batches(config, local_batch_size=23) as batches:
+        assert next(iter(batches))["mask"].sum() == 11
