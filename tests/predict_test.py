@@ -76,8 +76,9 @@ def test_what_is_no_image_is_named(tmp_path):
 
 @pytest.mark.parametrize("kind", ["pipe", "zero", "folder"])
 def test_what_is_no_regular_file_is_refused(kind, tmp_path):
+    small = prepare("deit_tiny_patch16_224", num_classes=7, **SMALL)
     with pytest.raises(UserError, match=r"cannot read image .*no regular file"):
-        prediction.read(None, irregular(tmp_path, kind))
+        prediction.read(small, irregular(tmp_path, kind))
     with pytest.raises(UserError, match=r"cannot read class names .*no regular file"):
         class_names.class_names(7, file=str(tmp_path / f"{kind}.jpg"))
 

@@ -59,7 +59,7 @@ def check_fields(config: Any) -> None:
         value = getattr(config, name, 1.0)
         if not all(0 < number <= MOST_RATIO for number in _numbers(value)):
             raise UserError(f"{name} must be above 0 and at most {MOST_RATIO}, got {value!r}")
-    patch = min(_numbers(getattr(config, "patch_size", 4)))
+    patch = min(_numbers(getattr(config, "patch_size", 16)))
     sides = _numbers(config.image_size)
     if (max(sides) // patch) * (min(sides) // patch) > MOST_PATCHES:
         raise UserError(

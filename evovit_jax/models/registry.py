@@ -11,7 +11,7 @@ from flax import nnx
 
 from evovit_jax.errors import UserError, suggestion
 from evovit_jax.reduction import Reducer, resolve
-from evovit_jax.reduction.typed_fields import plain
+from evovit_jax.reduction.typed_fields import checked, plain
 
 # Modules of this package with a table `MODELS: dict[str, Entry]`; one backbone a file.
 MODULES = (
@@ -153,8 +153,6 @@ def model_entry(name: str) -> Entry:
       UserError: for an unknown name.
     """
     table = model_table()
-    if not isinstance(name, str):
-        raise UserError(f"a model's name is a text, got {name!r}")
     if name not in table:
         for known, entry in table.items():
             if known.startswith(f"{name}.") or entry.weights == f"hf://timm/{name}":
@@ -234,6 +232,7 @@ def create_model(
             given[field] = plain(value)
             if isinstance(defaults[field], tuple) and not isinstance(given[field], tuple):
                 raise UserError(f"{field} of {name} is a list, a number for each stage")
+    given = checked(f"model {name}", entry.model.Config, given)
     config = entry.model.Config(**{**entry.settings, **given})
     rngs = InitKeys(seed) if rngs is None else rngs
     return entry.model(config, entry.reduction if reduction is None else reduction, rngs=rngs)

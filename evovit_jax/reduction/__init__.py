@@ -110,8 +110,6 @@ def parse(spec: str | Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
         if not all(isinstance(text, str) for text in (name, *fields)):
             raise UserError(f"reduction {spec!r}: its name and its fields' names must be texts")
         return name, fields
-    if not isinstance(spec, str):
-        raise UserError(f"reduction {spec!r}: write it as NAME,FIELD=VALUE")
     name, *parts = (part.strip() for part in spec.split(","))
     fields = {}
     for part in parts:

@@ -122,4 +122,8 @@ def read_run(folder: epath.Path | None) -> dict[str, Any] | None:
         ) from None
     is_run = isinstance(found, dict) and set(found) >= RUN_FIELDS
     model = found["model"] if is_run else None
-    return found if isinstance(model, dict) and set(model) >= {"name", "image_size"} else None
+    if not isinstance(model, dict) or not set(model) >= {"name", "image_size"}:
+        return None
+    if not isinstance(model["name"], str) or not isinstance(found["reduction"], str | None):
+        raise UserError(f"{path} is damaged: its model's name and its reduction must be texts")
+    return found
