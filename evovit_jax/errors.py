@@ -121,7 +121,7 @@ def suggestion(name: str, known: list[str] | tuple[str, ...]) -> str:
     """A hint for a misspelt `name`: the closest of `known`, else all of them."""
     import difflib
 
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
 
 

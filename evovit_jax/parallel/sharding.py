@@ -101,7 +101,7 @@ def param_shardings(
     found = {}
     for name, strategy in strategies.items():
         if strategy not in STRATEGIES:
-            raise UserError(f"mesh.rules: {strategy!r}; {suggestion(strategy, STRATEGIES)}")
+            raise UserError(f"mesh.rules: {strategy!r}; {suggestion(str(strategy), STRATEGIES)}")
         shape = params[name].shape
         dims = [i for i, length in enumerate(shape) if length % size == 0]
         spec = [None] * len(shape)

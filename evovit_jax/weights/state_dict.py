@@ -67,10 +67,7 @@ def read_into(
     if bad and not allow_nonfinite:
         raise UserError(f"NaN or Inf in {some(bad)}; allow_nonfinite loads them as they are")
     settings, kept = _other_settings(model, scheme)
-    for path, value in fitted.values.items():
-        held[path].set_value(jnp.asarray(value))
-    if settings:
-        model.reducer.fields = dataclasses.replace(model.reducer.fields, **settings)
+    _change(model, fitted.values, settings)
     return Loaded(
         classes=classes,
         resized=fitted.resized,
@@ -83,6 +80,14 @@ def read_into(
         integers=tuple(fitted.integers),
         nonfinite=tuple(bad),
     )
+
+
+def _change(model: nnx.Module, values: Tensors, settings: Mapping[str, Any]) -> None:
+    held = variables(model)
+    for path, value in values.items():
+        held[path].set_value(jnp.asarray(value))
+    if settings:
+        model.reducer.fields = dataclasses.replace(model.reducer.fields, **settings)
 
 
 def write_from(model: nnx.Module, scheme: Scheme) -> Tensors:
