@@ -65,6 +65,7 @@ def special() -> dict[str, bytes]:
     grey = {f"jpeg {w} x {h}": encoded(Image.new("L", (w, h)), "jpeg") for w, h in sides}
     return {
         **grey,
+        "jpeg RGB 7000 x 7000": encoded(Image.new("RGB", (7000, 7000)), "jpeg"),
         "jpeg CMYK 7000 x 7000": encoded(Image.new("CMYK", (7000, 7000)), "jpeg"),
         "png RGBA 7000 x 7000": encoded(Image.new("RGBA", (7000, 7000)), "png"),
         "png 1 x 10,000,000": png(1, 10_000_000, bytes(20_000_000)),

@@ -62,12 +62,12 @@ class TrainTransform:
             )
         if augment["crop"] == "none":
             return self._eval(picture)
-        pixels, pad = picture.whole(), augment["pad"]
+        pad = augment["pad"]  # no name for the whole image, so that it goes as soon as it can
         if augment["crop"] == "shift":
-            return transforms.random_shift(pixels, rng, size, pad, filter_name)
+            return transforms.random_shift(picture.whole(), rng, size, pad, filter_name)
         if augment["crop"] == "src":
-            return transforms.simple_random_crop(pixels, rng, size, pad, filter_name)
-        pixels = transforms.resize_center_crop(pixels, size, size, filter_name)
+            return transforms.simple_random_crop(picture.whole(), rng, size, pad, filter_name)
+        pixels = transforms.resize_center_crop(picture.whole(), size, size, filter_name)
         return transforms.pad_crop(pixels, rng, pad)
 
     def _color(self, image: Image.Image, rng: random.Random) -> Image.Image:

@@ -133,7 +133,7 @@ def trained(given: dict[str, str], folder) -> str | None:
 
 
 @pytest.mark.slow
-@settings(SAME, max_examples=100)
+@settings(SAME, max_examples=60)
 @given(overrides(most=2))
 @example({"model.depth": "2"})
 def test_any_flags_train_or_are_refused_before_a_file_is_written(tmp_path_factory, given):
