@@ -4,7 +4,7 @@ Tested in tests/adapters/acceleration_test.py.
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import nnx
@@ -18,6 +18,7 @@ from evovit_jax.reduction.base import AttentionRequest, AttentionView
 from evovit_jax.reduction.tokens import TokenSet
 
 
+@runtime_checkable
 class Attend(Protocol):
     """Calls an attention module under a request."""
 

@@ -8,7 +8,7 @@ import functools
 import math
 import types
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.extend
@@ -35,6 +35,7 @@ _wanted: contextvars.ContextVar["_Collection | None"] = contextvars.ContextVar(
 )
 
 
+@runtime_checkable
 class Forward(Protocol):
     """The call of a tower that does not call its blocks one by one."""
 
