@@ -52,6 +52,7 @@ def test_a_crop_is_the_middle_and_only_of_what_is_larger():
     np.testing.assert_array_equal(scaled(x, (7, 5), crop=True), resize_bicubic(x, (7, 5)))
 
 
+@pytest.mark.slow
 def test_both_exchanges_read_the_branches_as_they_were():
     config = CrossViTConfig(**{**TINY, "embed_dim": (12, 12), "num_heads": (3, 3)})
     stage = Stage(config, (1, 1, 0), 0, rngs=nnx.Rngs(0))

@@ -12,6 +12,7 @@ TINY = {"image_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_hea
 NAME = "tokenlearner_vit_small_patch16_224"
 
 
+@pytest.mark.slow
 def test_the_mean_of_the_tokens_that_are_left_is_classified():
     model = evovit_jax.create_model(NAME, num_classes=5, **TINY)
     logits, out = run_model(model, jax.random.normal(jax.random.key(0), (2, 16, 16, 3)))

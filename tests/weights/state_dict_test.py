@@ -123,7 +123,14 @@ FAMILIES = [
     ("regnety_160", None, REGNET, "timm", "s2.b1.downsample.conv.weight"),
     ("regnety_160", None, REGNET, "pycls", "s2.b1.f.se.f_ex.2.bias"),
     ("convit_tiny", None, CONVIT, "timm", "blocks.0.attn.gating_param"),
-    ("crossvit_9_240", None, CROSSVIT, "timm", "blocks.0.fusion.1.attn.wk.weight"),
+    pytest.param(
+        "crossvit_9_240",
+        None,
+        CROSSVIT,
+        "timm",
+        "blocks.0.fusion.1.attn.wk.weight",
+        marks=pytest.mark.slow,
+    ),
     ("crossvit_9_dagger_240", None, CROSSVIT, "crossvit", "patch_embed.1.proj.4.weight"),
     (
         "tokenlearner_vit_small_patch16_224",
