@@ -208,11 +208,10 @@ class Encoder(VisionTransformer):
             )
         self.head = self._head(rngs)
 
-    @property
-    def stages(self) -> list[Sequence[Block | RankedBlock]]:
-        """All blocks, as one stage; they know how the pooling head ranks tokens."""
+    def walked_stages(self) -> Sequence[Sequence[Block | RankedBlock]]:
+        """All blocks, as one stage; with an attention pool they know how it ranks tokens."""
         if self.config.pool != "map":
-            return [self.blocks]
+            return self.stages
         ranks = lambda x: self.attn_pool.scores(self._normed(x))  # noqa: E731
         return [[RankedBlock(block, ranks) for block in self.blocks]]
 

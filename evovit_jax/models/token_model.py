@@ -63,6 +63,10 @@ class TokenModel(nnx.Module):
             places=self.reducer.backbone.rotary,
         )
 
+    def walked_stages(self) -> Sequence[Sequence[Block]]:
+        """The blocks of each stage as a pass walks them: `stages`, or what goes around them."""
+        return self.stages
+
     def classify(self, tokens: TokenSet) -> tuple[Float[Array, "b k"], Outputs]:
         """Logits, and of `Outputs` the features, auxiliary logits and `aux` of the network."""
         raise NotImplementedError
@@ -86,7 +90,7 @@ class TokenModel(nnx.Module):
         """
         reducer = self.reducer.override(**(reduction or {}))
         tokens = self.start(images, train=train, key=key)
-        walked = walk(self.stages, tokens, reducer, self.downsamples)
+        walked = walk(self.walked_stages(), tokens, reducer, self.downsamples)
         logits, out = self.classify(reducer.as_pooled(walked.tokens))
         maps = stage_maps(walked.ends) if len(walked.ends) > 1 else {}
         return logits, dataclasses.replace(

@@ -121,6 +121,11 @@ class Cropr(Reducer):
 
     def __init__(self, backbone: Backbone, fields: CroprFields, *, rngs: nnx.Rngs):
         super().__init__(backbone, fields, rngs=rngs)
+        if not backbone.classes:
+            raise UserError(
+                "cropr's modules learn from labels, and this network has no classes: make it with "
+                "num_classes"
+            )
         modules = fields.modules(backbone.depth)
         self.cropr = nnx.List(Module(backbone, fields, rngs=rngs) for _ in range(modules))
         self.loss_names = tuple(f"cropr_{block}" for block in range(modules))

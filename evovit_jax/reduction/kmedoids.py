@@ -95,7 +95,7 @@ class KMedoids(Located):
             first = jnp.broadcast_to(spread, (patches.shape[0], count))
         medoids, group = fit(patches.astype(jnp.float32), weights, first, self.fields.iterations)
         place = tokens.places_at(with_prefix(medoids, tokens.prefix))
-        return regroup(tokens, gather(patches, medoids), group).replace(scores=None, place=place)
+        return regroup(tokens, gather(patches, medoids), group, place).replace(scores=None)
 
 
 def fit(

@@ -148,6 +148,7 @@ class TokenLearner(Reducer):
     """A few tokens, learned from all patches."""
 
     Fields = TokenLearnerFields
+    keeps_places = False
     trained_settings = ("num_tokens", "locations", "version", "fuse", "bottleneck_dim")
     fixed_fields = trained_settings
 

@@ -307,12 +307,22 @@ def keep(tokens: TokenSet, index: Int[Array, "b k"], block: int) -> TokenSet:
     )
 
 
-def regroup(tokens: TokenSet, x: Float[Array, "b k d"], group: Int[Array, "b p"]) -> TokenSet:
-    """The patch tokens become those of `x`, patch token j having gone into `group[b, j]`."""
+def regroup(
+    tokens: TokenSet,
+    x: Float[Array, "b k d"],
+    group: Int[Array, "b p"],
+    place: Int[Array, "b m"] | None = None,
+) -> TokenSet:
+    """The patch tokens become those of `x`, patch token j having gone into `group[b, j]`.
+
+    `place` is that of all new tokens, for methods that keep places.
+    """
     prefix = tokens.prefix
     patches = jnp.concatenate([tokens.x[:, :prefix], x.astype(tokens.x.dtype)], axis=1)
     return tokens.replace(
-        x=patches, source=follow(tokens.source, with_prefix(group.astype(jnp.int32), prefix))
+        x=patches,
+        source=follow(tokens.source, with_prefix(group.astype(jnp.int32), prefix)),
+        place=place,
     )
 
 
