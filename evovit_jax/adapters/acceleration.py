@@ -16,7 +16,7 @@ from evovit_jax.errors import UserError
 from evovit_jax.models.token_model import TokenModel
 from evovit_jax.reduction import Backbone, Reducer, create_reducer, describe
 
-Model = TypeVar("Model", bound=nnx.Module)
+Model = TypeVar("Model")
 # Each says of a module how it is accelerated, None of one that is no tower it knows.
 _adapters: list[Callable[[nnx.Module], Adapter | None]] = [jimm.adapter, bonsai.adapter]
 

@@ -45,8 +45,8 @@ class Attend(Protocol):
 
 def attend_heads(
     q: Float[Array, "b n h c"],
-    k: Float[Array, "b n h c"],
-    v: Float[Array, "b n h e"],
+    k: Float[Array, "b m h c"],
+    v: Float[Array, "b m h e"],
     request: AttentionRequest,
     rotation: Rotation | None = None,
 ) -> tuple[Float[Array, "b n h e"], AttentionView]:

@@ -45,7 +45,7 @@ class Averaging(nnx.Module):
         self.head = nnx.Linear(WIDTH, CLASSES, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        x = self.stem(images).reshape(len(images), -1, WIDTH) + self.pos.embedding[...]
+        x = self.stem(images).reshape(len(images), -1, WIDTH) + self.pos.embedding[None]
         if self.by_number:
             for i in range(DEPTH):
                 x = self.trunk.blocks.layers[i](x)
@@ -140,15 +140,15 @@ def test_what_blocks_cannot_be_split_is_refused():
 
 def test_a_call_that_cannot_be_walked_is_refused():
     with pytest.raises(UserError, match="by their number"):
-        accelerate(Averaging(nnx.Rngs(0), by_number=True), "tome,r=2")(IMAGES)
+        jax.eval_shape(accelerate(Averaging(nnx.Rngs(0), by_number=True), "tome,r=2"), IMAGES)
     wrong = accelerate(Averaging(nnx.Rngs(0)), "tome,r=2", prefix=2, grid=(6, 6))
     with pytest.raises(UserError, match="has 36 tokens, not 2 and a grid of 6 x 6"):
-        wrong(IMAGES)
+        jax.eval_shape(wrong, IMAGES)
     dropping = accelerate(JimmViT(dropout=0.1, rngs=nnx.Rngs(0)), "tome,r=2")
     with pytest.raises(UserError, match="is on, under which tokens cannot be reduced"):
-        dropping(IMAGES)
+        jax.eval_shape(dropping, IMAGES)
     dropping.eval()
-    assert dropping(IMAGES).shape == (2, CLASSES)
+    assert jax.eval_shape(dropping, IMAGES).shape == (2, CLASSES)
 
 
 def test_token_maps_are_of_one_tower():

@@ -162,14 +162,14 @@ class JimmCLIP(nnx.Module):
     def __init__(self, *, rngs: nnx.Rngs):
         self.vision_model = JimmTower(pre_norm=True, rngs=rngs)
         self.visual_projection = nnx.Linear(WIDTH, 8, use_bias=False, rngs=rngs)
-        self.text_model = JimmTransformer(rngs, mask=jnp.tril(jnp.ones((6, 6))))
+        self.text_model = JimmTransformer(rngs, mask=jnp.tril(jnp.ones((1, 1, 6, 6))))
         self.positional_embedding = nnx.Param(jax.random.normal(rngs.params(), (6, WIDTH)))
 
     def encode_image(self, images: jax.Array) -> jax.Array:
         return self.visual_projection(self.vision_model(images))
 
     def __call__(self, images: jax.Array, words: jax.Array) -> jax.Array:
-        text = self.text_model(words + self.positional_embedding[...])[:, -1]
+        text = self.text_model(words + self.positional_embedding[None])[:, -1]
         return self.encode_image(images) @ self.visual_projection(text).T
 
 
@@ -221,7 +221,7 @@ class BonsaiLayerScale(nnx.Module):
         self.lambda1 = nnx.Param(1 + 0.3 * jax.random.normal(rngs.params(), (WIDTH,)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x * self.lambda1
+        return x * self.lambda1[None, None]
 
 
 class DinoAttention(nnx.Module):
@@ -241,7 +241,8 @@ class DinoAttention(nnx.Module):
         def turned(x: jax.Array) -> jax.Array:
             first, patches = jnp.split(x, [x.shape[2] - len(turns[0])], axis=2)
             a, b = jnp.split(patches, 2, axis=-1)
-            patches = patches * turns[0] + jnp.concatenate([-b, a], axis=-1) * turns[1]
+            cos, sin = (part[None, None] for part in turns)
+            patches = patches * cos + jnp.concatenate([-b, a], axis=-1) * sin
             return jnp.concatenate([first, patches], axis=2)
 
         q, k, v = (apart(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
@@ -291,10 +292,10 @@ class DinoTurns(nnx.Module):
 
     def __call__(self, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
         rows, columns = (size // PATCH for size in pixels.shape[2:])
-        y, x = jnp.meshgrid(jnp.arange(rows) + 0.5, jnp.arange(columns) + 0.5, indexing="ij")
+        y, x = jnp.meshgrid(jnp.arange(0.5, rows), jnp.arange(0.5, columns), indexing="ij")
         places = jnp.stack([y / rows, x / columns], axis=-1).reshape(-1, 2) * 2 - 1
         speeds = 100.0 ** -(jnp.arange(0, 1, 4 / (WIDTH // HEADS)))
-        angles = (2 * jnp.pi * places[:, :, None] * speeds).reshape(len(places), -1)
+        angles = (2 * jnp.pi * places[:, :, None] * speeds[None, None]).reshape(len(places), -1)
         angles = jnp.tile(angles, (1, 2))
         return jnp.cos(angles), jnp.sin(angles)
 
