@@ -32,7 +32,8 @@ def test_vit():
     assert jnp.abs(ours - expected).max() > 1e-3
 
 
-@pytest.mark.parametrize("shape", [(SIDE, SIDE), pytest.param((16, 28), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(SIDE, SIDE), (16, 28)])
 def test_dinov3(shape):
     """Rotary positions go with the tokens; dense outputs have their grid, which need no square."""
     model = BonsaiDino(nnx.Rngs(0))
