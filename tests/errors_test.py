@@ -94,19 +94,24 @@ def test_a_signal_ends_a_command_at_once_and_handlers_come_back(monkeypatch, cap
     ended = []
     monkeypatch.setattr(errors.os, "_exit", ended.append)
     numbers = (signal.SIGINT, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
+    # A process that was started in the background ignores them.
+    kept = [signal.signal(number, signal.default_int_handler) for number in numbers]
 
     def main():
         for number in numbers:
             os.kill(os.getpid(), number)
 
-    with pytest.raises(SystemExit):
-        errors.run_command(main)
+    try:
+        with pytest.raises(SystemExit):
+            errors.run_command(main)
+        assert [signal.getsignal(number) for number in numbers] == [signal.default_int_handler] * 2
+    finally:
+        for number, handler in zip(numbers, kept, strict=True):
+            signal.signal(number, handler)
     assert ended == [75, 75]
     names = ("SIGINT", "SIGHUP")
     line = "error: interrupted by {}; what is on disk is whole: start again to go on"
     assert capfd.readouterr().err.splitlines() == [line.format(name) for name in names]
-    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_a_signal_that_is_ignored_stays_so():

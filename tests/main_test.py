@@ -199,6 +199,7 @@ def test_the_command_is_short():
     assert len(source.read_text().splitlines()) <= 80
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_a_run_in_one_line_and_it_goes_on(undisturbed, tmp_path):
     status, _, err = run_until(tmp_path, 5, signal.SIGINT, **TRAINING)
     assert status == 75

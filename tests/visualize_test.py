@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hostile_files import irregular
 from PIL import Image
+from tiny import some_slow
 
 from evovit_jax import visualize
 from evovit_jax.data.decode import open_image
@@ -36,7 +37,9 @@ def test_writes_one_picture_an_image(photo, tmp_path, capsys):
         assert picture.width > picture.height > 100
 
 
-@pytest.mark.parametrize("name", [n for n in list_reductions() if n != "none"])
+@pytest.mark.parametrize(
+    "name", some_slow([n for n in list_reductions() if n != "none"], {"evo", "evit", "tome", "sit"})
+)
 def test_every_reducer_has_a_picture(name, photo):
     """Panels that differ from the untouched grid, whatever the method does to the tokens."""
     prepared = prepare("deit_tiny_patch16_224", reduction=name, image_size=64, depth=4)
@@ -106,7 +109,7 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("data", [False, True])
+@pytest.mark.parametrize("data", some_slow([False, True], {True}))
 def test_names_of_any_kind_have_pictures(data, tmp_path, monkeypatch, capsys):
     """Of files, and of class folders."""
     model = prepare("deit_tiny_patch16_224", reduction="evit", image_size=32, depth=2)

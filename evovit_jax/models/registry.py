@@ -166,19 +166,20 @@ def model_entry(name: str) -> Entry:
 def close_names(name: str, known: Sequence[str]) -> list[str]:
     """Up to three of `known` that may be meant by `name`, the closest first.
 
-    People shorten names: what begins with `name` is first, and where no whole name is close either
-    ("deit_tinny" for "deit_tiny_patch16_224"), beginnings of the same length are compared.
+    People shorten names: what begins with `name` is first, and beginnings of the same length are
+    compared as well as whole names ("deit_tinny" is close to "deit_tiny_patch16_224").
     """
     import difflib
 
-    def likeness(other: str) -> float:
-        return difflib.SequenceMatcher(None, name, other[: len(name)]).ratio()
-
     if name and (longer := [other for other in known if other.startswith(name)]):
         return sorted(longer, key=len)[:3]  # the plain model before its variants
-    close = difflib.get_close_matches(name, known, n=3)
-    begun = [other for other in known if likeness(other) >= 0.75]
-    return close or sorted(begun, key=lambda other: (-likeness(other), len(other)))[:3]
+    likeness = {
+        other: max(difflib.SequenceMatcher(None, name, part).ratio() for part in (other, begun))
+        for other in known
+        if (begun := other[: len(name)])
+    }
+    close = [other for other in known if likeness.get(other, 0) >= 0.75]
+    return sorted(close, key=lambda other: (-likeness[other], len(other)))[:3]
 
 
 class InitKeys(nnx.Rngs):

@@ -68,3 +68,14 @@ def test_more_than_can_be_counted_is_an_error(config, unit, value):
         config[f"eval_{unit}"] = value
     with pytest.raises(UserError, match=rf"eval_{unit}=.* is (more than|not a finite)"):
         durations.steps(config, "eval", examples=100)
+
+
+@pytest.mark.parametrize(("spec", "steps"), [("", []), ("100:103", [100, 101, 102]), ("0:1", [0])])
+def test_the_steps_of_a_profile(spec, steps):
+    assert list(durations.profile_steps(spec)) == steps
+
+
+@pytest.mark.parametrize("spec", ["100", "110:100", "5:5", "a:b", "1:2:3", "-1:3", "1:" + "9" * 30])
+def test_what_is_no_range_of_steps(spec):
+    with pytest.raises(UserError, match=rf"profile_steps='{spec}': say FIRST:END"):
+        durations.profile_steps(spec)

@@ -45,7 +45,7 @@ def test_says_how_to_run_it(name):
 
 
 # One of each kind in the quick run, the others with `-m slow`: each compiles programs of its own.
-QUICK = {"digits_evo.py", "deit_s_evo.py"}
+QUICK = {"digits_evo.py"}
 
 
 @pytest.mark.parametrize("name", some_slow(RECIPES, QUICK))

@@ -63,12 +63,14 @@ def test_notation():
     assert randaugment.parse("rand-m9-mstd0.5-inc1") == randaugment.RandAugment(
         magnitude=9, noise=0.5, increasing=True
     )
-    assert randaugment.parse("rand-m7-n3-p1-mmax20") == randaugment.RandAugment(
-        magnitude=7, layers=3, prob=1.0, largest=20
+    assert randaugment.parse("rand-m7-n3-p1-mmax8") == randaugment.RandAugment(
+        magnitude=7, layers=3, prob=1.0, largest=8
     )
     for bad in ("augmix-m3", "rand-x9", "rand-m", "m9", "rand-n2.5", "rand-m9-tweights"):
         with pytest.raises(UserError, match="rand-m9-mstd0"):
             randaugment.parse(bad)
+    with pytest.raises(UserError, match="'mmax20' is more than 10"):
+        randaugment.parse("rand-m9-mmax20")
 
 
 def test_draws(monkeypatch):

@@ -59,8 +59,7 @@ VARIANTS = [
     "tome,keep_rate=0.5",
 ]
 # One of each kind in the quick run: each compiles a program of its own.
-QUICK = {"none", "evo", "evit", "tome", "ats", "dynamicvit", "sinkhorn", "kmedoids", "pitome"}
-QUICK |= {"mctf,r=0.3,ahead=precise", "cropr", "prune_and_merge"}
+QUICK = {"none", "evo", "evit", "tome", "ats", "sinkhorn", "prune_and_merge"}
 IN_LEVIT = [
     method
     for method in METHODS
@@ -163,7 +162,7 @@ def test_exports_with_a_symbolic_batch(spec):
     np.testing.assert_allclose(exported.call(images(3, 16, 16)), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("spec", some_slow([*IN_LEVIT, "evit,fuse=false"], {"evo", "evit", "tome"}))
+@pytest.mark.parametrize("spec", some_slow([*IN_LEVIT, "evit,fuse=false"], {"evo", "tome"}))
 def test_runs_inside_the_stages_of_a_pyramid(spec):
     model = evovit_jax.create_model("evo_levit_128s", spec, **LEVIT)
     logits, out = jax.jit(model)(images(2, 64, 64))

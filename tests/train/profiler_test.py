@@ -3,19 +3,7 @@
 import pytest
 from tiny import tiny_config
 
-from evovit_jax.errors import UserError
 from evovit_jax.train import loop, profiler
-
-
-@pytest.mark.parametrize(("spec", "steps"), [("", []), ("100:103", [100, 101, 102]), ("0:1", [0])])
-def test_the_steps_of_a_range(spec, steps):
-    assert list(profiler.parse(spec)) == steps
-
-
-@pytest.mark.parametrize("spec", ["100", "110:100", "5:5", "a:b", "1:2:3", "-1:3"])
-def test_what_is_no_range(spec):
-    with pytest.raises(UserError, match=rf"profile_steps='{spec}': say FIRST:END"):
-        profiler.parse(spec)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import tiny_config
+from tiny import some_slow, tiny_config
 
 from evovit_jax.errors import UserError
 from evovit_jax.parallel import sharding
@@ -128,7 +128,7 @@ def damage(folder: pathlib.Path, how: str) -> None:
 
 # Orbax leaves the other reads of a restore that failed to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("how", ["cut short", "zeros", "no run item"])
+@pytest.mark.parametrize("how", some_slow(["cut short", "zeros", "no run item"], {"zeros"}))
 def test_a_damaged_newest_one_is_reported_and_passed_over(tmp_path, capsys, how):
     save(tmp_path, 1, 2).close()
     damage(tmp_path / checkpoints.FOLDER / "2", how)
@@ -199,9 +199,9 @@ def test_no_checkpoint_to_load(tmp_path):
     ("error", "passes"),
     [
         (OSError(5, "Input/output error"), True),
-        (MemoryError(), True),
+        pytest.param(MemoryError(), True, marks=pytest.mark.slow),
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED"), True),
-        (FileNotFoundError(2, "No such file"), False),
+        pytest.param(FileNotFoundError(2, "No such file"), False, marks=pytest.mark.slow),
         (ValueError("DATA_LOSS: the chunk is too short"), False),
     ],
 )
@@ -246,6 +246,7 @@ def test_a_folder_named_after_a_failure_is_none(tmp_path, capsys):
     assert "checkpoint 2 is damaged" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_damaged_twice_at_the_same_step(tmp_path):
     for _ in range(2):
         save(tmp_path, 1, 2).close()
@@ -287,10 +288,14 @@ def test_a_step_that_is_evaluated_after_it_was_saved_can_be_the_best(tmp_path):
     ("change", "reason"),
     [
         (lambda run: run["data"].update(next_index=7), "checksum of the record"),
-        (lambda run: run.update(data="x"), "checksum of the record"),
+        pytest.param(
+            lambda run: run.update(data="x"), "checksum of the record", marks=pytest.mark.slow
+        ),
         (lambda run: run.update(checksums=[]), "has no checksums"),
-        (lambda run: run["shapes"].update(x=3), "has no shapes"),
-        (lambda run: run.pop("data"), "is none"),
+        pytest.param(
+            lambda run: run["shapes"].update(x=3), "has no shapes", marks=pytest.mark.slow
+        ),
+        pytest.param(lambda run: run.pop("data"), "is none", marks=pytest.mark.slow),
         (None, "is none"),
     ],
 )
@@ -358,7 +363,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, caplog):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("how", ["zeros", "swapped"])
+@pytest.mark.parametrize("how", some_slow(["zeros", "swapped"], {"swapped"}))
 def test_weights_of_a_run_pass_over_a_damaged_newest_one(tmp_path, capsys, how):
     save(tmp_path, 1, 2).close()
     folder = tmp_path / checkpoints.FOLDER
@@ -375,7 +380,7 @@ def test_weights_of_a_run_pass_over_a_damaged_newest_one(tmp_path, capsys, how):
     assert kept(tmp_path) == [1, 2]  # a reader renames nothing
 
 
-@pytest.mark.parametrize("fault", ["no room", "no folder"])
+@pytest.mark.parametrize("fault", some_slow(["no room", "no folder"], {"no room"}))
 def test_a_save_that_fails_says_so_in_one_line_and_nothing_else(tmp_path, capfd, caplog, fault):
     many = {f"blocks/{i}/kernel": (32, 32) for i in range(20)}
     checkpointer = Checkpointer(tmp_path)
