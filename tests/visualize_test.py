@@ -37,9 +37,10 @@ def test_writes_one_picture_an_image(photo, tmp_path, capsys):
         assert picture.width > picture.height > 100
 
 
-@pytest.mark.parametrize(
-    "name", some_slow([n for n in list_reductions() if n != "none"], {"evo", "evit", "tome", "sit"})
-)
+METHODS = [name for name in list_reductions() if name != "none"]
+
+
+@pytest.mark.parametrize("name", some_slow(METHODS, {"evo", "evit", "tome", "sit"}))
 def test_every_reducer_has_a_picture(name, photo):
     """Panels that differ from the untouched grid, whatever the method does to the tokens."""
     prepared = prepare("deit_tiny_patch16_224", reduction=name, image_size=64, depth=4)

@@ -22,6 +22,8 @@ from evovit_jax.workdir.checkpoints import Checkpointer
 
 SHAPES = {"blocks/0/kernel": (16, 8), "blocks/0/bias": (8,), "head/kernel": (8, 3)}
 
+SLOW = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
@@ -199,9 +201,9 @@ def test_no_checkpoint_to_load(tmp_path):
     ("error", "passes"),
     [
         (OSError(5, "Input/output error"), True),
-        pytest.param(MemoryError(), True, marks=pytest.mark.slow),
+        pytest.param(MemoryError(), True, marks=SLOW),
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED"), True),
-        pytest.param(FileNotFoundError(2, "No such file"), False, marks=pytest.mark.slow),
+        pytest.param(FileNotFoundError(2, "No such file"), False, marks=SLOW),
         (ValueError("DATA_LOSS: the chunk is too short"), False),
     ],
 )
@@ -288,14 +290,10 @@ def test_a_step_that_is_evaluated_after_it_was_saved_can_be_the_best(tmp_path):
     ("change", "reason"),
     [
         (lambda run: run["data"].update(next_index=7), "checksum of the record"),
-        pytest.param(
-            lambda run: run.update(data="x"), "checksum of the record", marks=pytest.mark.slow
-        ),
+        pytest.param(lambda run: run.update(data="x"), "checksum of the record", marks=SLOW),
         (lambda run: run.update(checksums=[]), "has no checksums"),
-        pytest.param(
-            lambda run: run["shapes"].update(x=3), "has no shapes", marks=pytest.mark.slow
-        ),
-        pytest.param(lambda run: run.pop("data"), "is none", marks=pytest.mark.slow),
+        pytest.param(lambda run: run["shapes"].update(x=3), "has no shapes", marks=SLOW),
+        pytest.param(lambda run: run.pop("data"), "is none", marks=SLOW),
         (None, "is none"),
     ],
 )
