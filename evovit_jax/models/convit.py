@@ -23,7 +23,6 @@ from evovit_jax.models.attention import attend
 from evovit_jax.models.grid_block import GridBlock, through_blocks
 from evovit_jax.models.layers import LayerNorm, PatchEmbed, as_float32, truncated_normal
 from evovit_jax.models.outputs import Outputs
-from evovit_jax.models.positions import resize_positions
 from evovit_jax.models.registry import Entry, EvalTransform
 from evovit_jax.models.token_model import TokenModel
 from evovit_jax.models.vit import Block, ViTConfig
@@ -183,10 +182,7 @@ class ConViT(TokenModel):
         self, images: Float[Array, "b h w c"], *, train: bool = False
     ) -> Float[Array, "b p d"]:
         """Patch tokens with their positions, in the compute dtype."""
-        dtype = jnp.dtype(self.config.dtype)
-        grid = self.patch_embed.grid(*images.shape[1:3])
-        positions = resize_positions(self.pos_embed[...], self.grid, grid)
-        return self.patch_embed(images.astype(dtype), train=train) + positions.astype(dtype)
+        return self.placed_patches(images, self.pos_embed[...], train=train)
 
     def start(
         self, images: Float[Array, "b h w c"], *, train: bool, key: Key[Array, ""] | None

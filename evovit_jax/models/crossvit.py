@@ -25,6 +25,7 @@ from evovit_jax.models.grid_block import through_blocks
 from evovit_jax.models.layers import LayerNorm, as_float32, drop_path, truncated_normal
 from evovit_jax.models.outputs import Outputs
 from evovit_jax.models.registry import Entry, EvalTransform
+from evovit_jax.models.unreduced import Unreduced
 from evovit_jax.models.vit import Block, ViTConfig
 from evovit_jax.reduction.tokens import start_tokens
 
@@ -113,7 +114,7 @@ class Stage(nnx.Module):
         return after
 
 
-class CrossViT(nnx.Module):
+class CrossViT(Unreduced):
     """A CrossViT; its only reduction is "none".
 
     `model(images)` returns float32 logits `[batch, num_classes]` and `Outputs`. Its features are
@@ -151,27 +152,14 @@ class CrossViT(nnx.Module):
             for own in branches
         )
 
-    def __call__(
-        self,
-        images: Float[Array, "b h w c"],
-        *,
-        train: bool = False,
-        key: Key[Array, ""] | None = None,
-        reduction: dict | None = None,
+    def refusal(self, fields: list[str]) -> str:
+        """The line that says why `fields` of a reduction cannot be set."""
+        return f"{NOT_REDUCED} (got {', '.join(fields)})"
+
+    def forward(
+        self, images: Float[Array, "b h w c"], *, train: bool, key: Key[Array, ""] | None
     ) -> tuple[Float[Array, "b k"], Outputs]:
-        """Logits and features of one pass.
-
-        Args:
-          images: normalised, channels last.
-          train: a training pass: stochastic depth.
-          key: where stochastic depth comes from; None switches it off.
-          reduction: nothing here can be set.
-
-        Raises:
-          UserError: if `reduction` sets anything, or images do not divide into patches.
-        """
-        if reduction:
-            raise UserError(f"{NOT_REDUCED} (got {', '.join(sorted(reduction))})")
+        """Logits and features of one pass."""
         branches = [embedding(images) for embedding in self.embeddings]
         for number, stage in enumerate(self.blocks):
             own = None if key is None else jax.random.fold_in(key, number)

@@ -232,10 +232,10 @@ class Encoder(VisionTransformer):
     def _embed_other(self, images: Float[Array, "b h w c"], *, train: bool) -> Array:
         """Tokens of a network without positions, or without a token before the patches."""
         dtype = jnp.dtype(self.config.dtype)
-        x = self.patch_embed(images.astype(dtype), train=train)
         if self.config.learned_positions:
-            grid = self.patch_embed.grid(*images.shape[1:3])
-            x = x + self.resized(self.pos_embed[...], self.grid, grid).astype(dtype)
+            x = self.placed_patches(images, self.pos_embed[...], train=train)
+        else:
+            x = self.patch_embed(images.astype(dtype), train=train)
         first = [
             jnp.broadcast_to(token, (x.shape[0], *token.shape[1:])).astype(dtype)
             for token in self._prefix_tokens()

@@ -25,6 +25,7 @@ from evovit_jax.models.config_checks import check_fields
 from evovit_jax.models.layers import Mlp, as_float32, patch_grid, rematerialised, truncated_normal
 from evovit_jax.models.outputs import Outputs
 from evovit_jax.models.registry import Entry
+from evovit_jax.models.unreduced import Unreduced
 from evovit_jax.reduction.base import NOTHING_ASKED
 
 TEMPERATURE = 10000  # of the positions' lowest frequency
@@ -226,7 +227,7 @@ def sine_cosine_positions(grid: tuple[int, int], dim: int) -> Float[np.ndarray, 
     return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
-class LookupViT(nnx.Module):
+class LookupViT(Unreduced):
     """A LookupViT; its only reduction is "none".
 
     `model(images)` returns float32 logits `[batch, num_classes]` and `Outputs`. Its features are
@@ -288,28 +289,15 @@ class LookupViT(nnx.Module):
         )
         return compressed.reshape(b, few * few, -1), x.reshape(b, rows * columns, -1)
 
-    def __call__(
-        self,
-        images: Float[Array, "b h w c"],
-        *,
-        train: bool = False,
-        key: Key[Array, ""] | None = None,
-        reduction: dict | None = None,
+    def refusal(self, fields: list[str]) -> str:
+        """The line that says why `fields` of a reduction cannot be set."""
+        return f"{NOT_REDUCED} (got {', '.join(fields)})"
+
+    def forward(
+        self, images: Float[Array, "b h w c"], *, train: bool, key: Key[Array, ""] | None
     ) -> tuple[Float[Array, "b k"], Outputs]:
-        """Logits and features of one pass.
-
-        Args:
-          images: normalised, channels last.
-          train: nothing here is different in training.
-          key: nothing here is random.
-          reduction: nothing here can be set.
-
-        Raises:
-          UserError: if `reduction` sets anything, or images do not divide into patches.
-        """
+        """Logits and features of one pass."""
         del train, key
-        if reduction:
-            raise UserError(f"{NOT_REDUCED} (got {', '.join(sorted(reduction))})")
         few, many = self.embed(images)
         for block in self.blocks:
             few, many = rematerialised(block, self.config.remat)(few, many)

@@ -18,6 +18,7 @@ from evovit_jax.models.attention import attend
 from evovit_jax.models.batch_norm import recomputed
 from evovit_jax.models.layers import LayerNorm, add_branch, truncated_normal
 from evovit_jax.models.outputs import Outputs, patch_map
+from evovit_jax.models.unreduced import Unreduced
 from evovit_jax.reduction import parse
 from evovit_jax.reduction.base import NOTHING_ASKED
 from evovit_jax.reduction.tokens import TokenSet, start_tokens
@@ -166,7 +167,7 @@ class Stage(nnx.Module):
         return tokens if self.norm is None else tokens.replace(x=self.norm(tokens.x))
 
 
-class Pyramid(nnx.Module):
+class Pyramid(Unreduced):
     """Stages over smaller and smaller maps; its only reduction is "none".
 
     `model(images)` returns float32 logits `[batch, num_classes]` and `Outputs`, whose `aux` has the
@@ -202,27 +203,14 @@ class Pyramid(nnx.Module):
         """What the head classifies, float32, and the features, of the last stage's tokens."""
         raise NotImplementedError
 
-    def __call__(
-        self,
-        images: Float[Array, "b h w c"],
-        *,
-        train: bool = False,
-        key: Key[Array, ""] | None = None,
-        reduction: dict | None = None,
+    def refusal(self, fields: list[str]) -> str:
+        """The line that says why `fields` of a reduction cannot be set."""
+        return f"a {type(self).__name__} reduces nothing, got {fields}"
+
+    def forward(
+        self, images: Float[Array, "b h w c"], *, train: bool, key: Key[Array, ""] | None
     ) -> tuple[Float[Array, "b k"], Outputs]:
-        """Logits, features and maps of one pass.
-
-        Args:
-          images: normalised, channels last.
-          train: a training pass: stochastic depth, batch statistics.
-          key: where everything random of the pass comes from; None switches it off.
-          reduction: nothing here can be set.
-
-        Raises:
-          UserError: `reduction` sets anything, or the images are too small.
-        """
-        if reduction:
-            raise UserError(f"a {type(self).__name__} reduces nothing, got {sorted(reduction)}")
+        """Logits, features and maps of one pass."""
         x, maps = images.astype(jnp.dtype(self.config.dtype)), {}
         for i, stage in enumerate(self.stages):
             tokens = stage(x, train=train, key=key)

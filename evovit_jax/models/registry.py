@@ -173,13 +173,14 @@ def close_names(name: str, known: Sequence[str]) -> list[str]:
 
     if name and (longer := [other for other in known if other.startswith(name)]):
         return sorted(longer, key=len)[:3]  # the plain model before its variants
-    likeness = {
-        other: max(difflib.SequenceMatcher(None, name, part).ratio() for part in (other, begun))
-        for other in known
-        if (begun := other[: len(name)])
-    }
-    close = [other for other in known if likeness.get(other, 0) >= 0.75]
-    return sorted(close, key=lambda other: (-likeness[other], len(other)))[:3]
+
+    def likeness(other: str) -> float:
+        parts = (other, other[: len(name)])
+        return max(difflib.SequenceMatcher(None, name, part).ratio() for part in parts)
+
+    scores = {other: likeness(other) for other in known if name}
+    close = [other for other, score in scores.items() if score >= 0.75]
+    return sorted(close, key=lambda other: (-scores[other], len(other)))[:3]
 
 
 class InitKeys(nnx.Rngs):

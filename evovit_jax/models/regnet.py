@@ -17,6 +17,7 @@ from evovit_jax.models.batch_norm import ConvNorm, torch_uniform
 from evovit_jax.models.config_checks import check_fields
 from evovit_jax.models.outputs import Outputs
 from evovit_jax.models.registry import Entry
+from evovit_jax.models.unreduced import Unreduced
 
 he_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -106,7 +107,7 @@ class Bottleneck(nnx.Module):
         return jax.nn.relu(branch + shortcut)
 
 
-class RegNet(nnx.Module):
+class RegNet(Unreduced):
     """A RegNetY; it has no tokens, so its only reduction is "none".
 
     `model(images)` returns float32 logits `[batch, num_classes]` and `Outputs`, whose features are
@@ -136,28 +137,15 @@ class RegNet(nnx.Module):
             channels, config.num_classes, kernel_init=nnx.initializers.normal(0.01), rngs=rngs
         )
 
-    def __call__(
-        self,
-        images: Float[Array, "b h w c"],
-        *,
-        train: bool = False,
-        key: Key[Array, ""] | None = None,
-        reduction: dict | None = None,
+    def refusal(self, fields: list[str]) -> str:
+        """The line that says why `fields` of a reduction cannot be set."""
+        return f"a RegNet has no tokens to reduce, got {fields}"
+
+    def forward(
+        self, images: Float[Array, "b h w c"], *, train: bool, key: Key[Array, ""] | None
     ) -> tuple[Float[Array, "b k"], Outputs]:
-        """Logits and features of one pass.
-
-        Args:
-          images: normalised, channels last.
-          train: a training pass: batch statistics.
-          key: nothing here is random.
-          reduction: nothing here can be set.
-
-        Raises:
-          UserError: if `reduction` sets anything.
-        """
+        """Logits and features of one pass."""
         del key
-        if reduction:
-            raise UserError(f"a RegNet has no tokens to reduce, got {sorted(reduction)}")
         x = jax.nn.relu(self.stem(images.astype(jnp.dtype(self.config.dtype)), train=train))
         for blocks in self.stages:
             for block in blocks:

@@ -7,10 +7,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from evovit_jax.models.outputs import Outputs, stage_maps
+from evovit_jax.models.positions import resize_positions
 from evovit_jax.reduction import Reducer
 from evovit_jax.reduction.tokens import TokenSet, start_tokens
 from evovit_jax.reduction.walk import Block, Subsampling, walk
@@ -49,6 +51,21 @@ class TokenModel(nnx.Module):
     ) -> Float[Array, "b n d"]:
         """Class and patch tokens with their positions, in the compute dtype."""
         raise NotImplementedError
+
+    def resized(
+        self, positions: Float[Array, "1 n d"], old: tuple[int, int], new: tuple[int, int]
+    ) -> Float[Array, "1 m d"]:
+        """Learned positions of the patches of one grid for another."""
+        return resize_positions(positions, old, new)
+
+    def placed_patches(
+        self, images: Float[Array, "b h w c"], positions: Float[Array, "1 n d"], *, train: bool
+    ) -> Float[Array, "b p d"]:
+        """Patch tokens with the learned `positions` of `self.grid`, in the compute dtype."""
+        dtype = jnp.dtype(self.config.dtype)
+        grid = self.patch_embed.grid(*images.shape[1:3])
+        x = self.patch_embed(images.astype(dtype), train=train)
+        return x + self.resized(positions, self.grid, grid).astype(dtype)
 
     def start(
         self, images: Float[Array, "b h w c"], *, train: bool, key: Key[Array, ""] | None

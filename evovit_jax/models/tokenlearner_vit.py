@@ -21,7 +21,6 @@ from evovit_jax.models.layers import (
     truncated_normal,
 )
 from evovit_jax.models.outputs import Outputs
-from evovit_jax.models.positions import resize_positions
 from evovit_jax.models.registry import Entry
 from evovit_jax.models.token_model import TokenModel
 from evovit_jax.models.vit import Block, VisionTransformer, ViTConfig
@@ -91,10 +90,7 @@ class TokenLearnerViT(TokenModel):
         self, images: Float[Array, "b h w c"], *, train: bool = False
     ) -> Float[Array, "b p d"]:
         """Patch tokens with their positions, in the compute dtype."""
-        dtype = jnp.dtype(self.config.dtype)
-        grid = self.patch_embed.grid(*images.shape[1:3])
-        positions = resize_positions(self.pos_embed[...], self.grid, grid)
-        return self.patch_embed(images.astype(dtype), train=train) + positions.astype(dtype)
+        return self.placed_patches(images, self.pos_embed[...], train=train)
 
     def classify(self, tokens: TokenSet) -> tuple[Float[Array, "b k"], Outputs]:
         """Logits of the mean of all tokens, and the tokens, after the last norm."""

@@ -24,7 +24,6 @@ from evovit_jax.models.layers import (
     truncated_normal,
 )
 from evovit_jax.models.outputs import Outputs
-from evovit_jax.models.positions import resize_positions
 from evovit_jax.models.rotary import Rotation
 from evovit_jax.models.token_model import TokenModel
 from evovit_jax.reduction import Backbone, create_reducer
@@ -259,28 +258,18 @@ class VisionTransformer(TokenModel):
         self, images: Float[Array, "b h w c"], *, train: bool = False
     ) -> Float[Array, "b n d"]:
         """Class and patch tokens with their positions, in the compute dtype."""
-        dtype = jnp.dtype(self.config.dtype)
-        grid = self.patch_embed.grid(*images.shape[1:3])
-        x = self.patch_embed(images.astype(dtype), train=train)
         in_positions = self.prefix if self.config.class_position else 0
         positions = self.pos_embed[...]
-        patch_positions = self.resized(positions[:, in_positions:], self.grid, grid)
-        x = x + patch_positions.astype(dtype)
+        x = self.placed_patches(images, positions[:, in_positions:], train=train)
         classes = jnp.concatenate(self._prefix_tokens(), axis=1)
         if in_positions:
             classes = classes + positions[:, :in_positions]
-        classes = jnp.broadcast_to(classes, (x.shape[0], *classes.shape[1:])).astype(dtype)
+        classes = jnp.broadcast_to(classes, (x.shape[0], *classes.shape[1:])).astype(x.dtype)
         return jnp.concatenate([classes, x], axis=1)
 
     def _prefix_tokens(self) -> list[Float[Array, "1 k d"]]:
         """The tokens before those of the patches."""
         return [self.cls_token[...]] + ([self.dist_token[...]] if self.config.distilled else [])
-
-    def resized(
-        self, positions: Float[Array, "1 n d"], old: tuple[int, int], new: tuple[int, int]
-    ) -> Float[Array, "1 m d"]:
-        """Positions of the patches of one grid for another."""
-        return resize_positions(positions, old, new)
 
     def classify(self, tokens: TokenSet) -> tuple[Float[Array, "b k"], Outputs]:
         """Logits, normalised features, and the logits "cls" or "dist" of a second head."""

@@ -84,8 +84,7 @@ def rows_resizer(model: nnx.Module):
 
 def position_resizer(model: nnx.Module):
     """Interpolates `[1, n, d]` positions that were learned for another square grid."""
-    prefix = model.prefix if model.config.class_position else 0
-    return grid_resizer(prefix, getattr(model, "resized", resize_positions))
+    return grid_resizer(model.prefix if model.config.class_position else 0, model.resized)
 
 
 def grid_resizer(prefix: int, resized: Callable[..., jax.Array] = resize_positions):
