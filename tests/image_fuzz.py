@@ -7,10 +7,8 @@ many seconds; how many MB of memory the largest took; what else happened, with i
 process of its own, with limits: 60 s a file, and 1 GB of address space for all.
 """
 
-import argparse
 import collections
 import io
-import json
 import random
 import struct
 import time
@@ -18,7 +16,7 @@ import traceback
 import zlib
 
 import numpy as np
-from mutations import TooLong, bound_memory, limited, mutated, peak_mb, reset_peak
+from mutations import TooLong, command, limited, mutated, peak_mb, reset_peak
 from PIL import Image
 
 from evovit_jax.config import get_config
@@ -151,14 +149,5 @@ def run(cases: int, seed: int, *, specials: bool = True) -> dict:
     return result | counts | {"failed": failed}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--cases", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    flags = parser.parse_args()
-    bound_memory(SPACE)
-    print(json.dumps(run(flags.cases, flags.seed)))
-
-
 if __name__ == "__main__":
-    main()
+    command(run, __doc__, cases=2000, space=SPACE)

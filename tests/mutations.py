@@ -1,11 +1,13 @@
 """Files with some of their bytes changed, and limits for who reads them."""
 
+import argparse
 import contextlib
+import json
 import pathlib
 import random
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 EXTREME = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1]
 
@@ -73,3 +75,13 @@ def peak_mb() -> int:
     """The most memory that this process has had, in MB."""
     status = pathlib.Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) >> 10
+
+
+def command(run: Callable[[int, int], dict], about: str, *, cases: int, space: int) -> None:
+    """Prints what `run(cases, seed)` returns, of the flags, in a process of bounded memory."""
+    parser = argparse.ArgumentParser(description=about.partition("\n")[0])
+    parser.add_argument("--cases", type=int, default=cases)
+    parser.add_argument("--seed", type=int, default=0)
+    flags = parser.parse_args()
+    bound_memory(space)
+    print(json.dumps(run(flags.cases, flags.seed)))

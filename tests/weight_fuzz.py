@@ -7,10 +7,8 @@ seconds; by how many MB the process grew; what else happened, with its traceback
 its own, with limits: 20 s a file, and 4 GB of address space for all.
 """
 
-import argparse
 import collections
 import io
-import json
 import pathlib
 import pickle
 import random
@@ -22,7 +20,7 @@ import traceback
 import zipfile
 
 import numpy as np
-from mutations import TooLong, bound_memory, limited, mutated, peak_mb
+from mutations import TooLong, command, limited, mutated, peak_mb
 
 from evovit_jax.errors import UserError
 from evovit_jax.models import create_model
@@ -160,14 +158,5 @@ def run(cases: int, seed: int) -> dict:
     return result | counts | {"failed": failed}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--cases", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    flags = parser.parse_args()
-    bound_memory(SPACE)
-    print(json.dumps(run(flags.cases, flags.seed)))
-
-
 if __name__ == "__main__":
-    main()
+    command(run, __doc__, cases=10_000, space=SPACE)

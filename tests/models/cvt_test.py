@@ -9,22 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import filled, run_model, shapes_of
+from tiny_sizes import CVT
 
 from evovit_jax.errors import UserError
 from evovit_jax.models.batch_norm import fuse
 from evovit_jax.models.variables import Skeleton, variables
 
-TINY = {
-    "image_size": 32,
-    "patch_size": (7, 3),
-    "patch_stride": (4, 2),
-    "patch_padding": (2, 1),
-    "embed_dim": (8, 12),
-    "depth": (1, 2),
-    "num_heads": (1, 2),
-    "class_token": (False, True),
-    "num_classes": 5,
-}
+TINY = {**CVT, "image_size": 32, "num_classes": 5}
 
 
 def tiny(**overrides):

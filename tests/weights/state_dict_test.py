@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 from tiny import filled
+from tiny_sizes import CONVIT, CROSSVIT, CVT, LEVIT, LOOKUP, LVVIT, PIT, PVT, REGNET, VIT, VOLO
 
 import evovit_jax
 from evovit_jax.errors import UserError
@@ -14,65 +15,6 @@ from evovit_jax.models.variables import variables
 from evovit_jax.weights import from_torch, to_torch
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
-VIT = {"image_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3}
-LEVIT = {
-    "image_size": 48,
-    "embed_dim": (16, 24),
-    "key_dim": 4,
-    "num_heads": (2, 3),
-    "depth": (3, 2),
-}
-REGNET = {"stem_width": 8, "widths": (8, 16), "depth": (1, 2), "group_width": 4}
-LVVIT = {"image_size": 32, "embed_dim": 12, "depth": 2, "num_heads": 3}
-PVT = {
-    "image_size": 32,
-    "embed_dim": (8, 12),
-    "depth": (1, 2),
-    "num_heads": (1, 2),
-    "sr_ratios": (2, 1),
-    "mlp_ratios": (2, 2),
-}
-PIT = {
-    "image_size": 16,
-    "patch_size": 4,
-    "stride": 2,
-    "embed_dim": (8, 16),
-    "depth": (1, 2),
-    "num_heads": (1, 2),
-}
-CVT = {
-    "image_size": 16,
-    "patch_size": (7, 3),
-    "patch_stride": (4, 2),
-    "patch_padding": (2, 1),
-    "embed_dim": (8, 12),
-    "depth": (1, 2),
-    "num_heads": (1, 2),
-    "class_token": (False, True),
-}
-CONVIT = {**VIT, "local_up_to_layer": 1}
-CROSSVIT = {
-    "image_size": 48,
-    "image_scale": (1.0, 2 / 3),
-    "embed_dim": (12, 16),
-    "num_heads": (2, 2),
-    "depth": ((1, 2, 0), (1, 1, 2)),
-}
-LOOKUP = {
-    **VIT,
-    "compressed_grid": 2,
-    "head_dim": 4,
-    "cross_num_heads": 2,
-    "cross_head_dim": 3,
-    "patch_kernel_size": 3,
-}
-VOLO = {
-    "image_size": 32,
-    "layers": (1, 2, 1),
-    "embed_dims": (8, 12, 12),
-    "num_heads": (2, 3, 3),
-    "stem_hidden_dim": 4,
-}
 # Model, its reduction, sizes, family, and a tensor that only this family names so.
 FAMILIES = [
     ("deit_tiny_patch16_224", None, VIT, "timm", "blocks.1.attn.qkv.weight"),
