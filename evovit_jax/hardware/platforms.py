@@ -24,12 +24,22 @@ def by_platform(*, tpu: Callable[..., Any], default: Callable[..., Any]) -> Call
 
     @functools.wraps(default)
     def chosen(*arrays: Any) -> Any:
-        platform = compiling_for.value or mesh_platform()
+        platform = known_platform()
         if platform is not None:
             return (tpu if platform == "tpu" else default)(*arrays)
         return jax.lax.platform_dependent(*arrays, tpu=tpu, default=default)
 
     return chosen
+
+
+def platform() -> str:
+    """The platform that a program traced here is compiled for; this process's if nobody says it."""
+    return known_platform() or jax.default_backend()
+
+
+def known_platform() -> str | None:
+    """The platform that `compiling_for` or the mesh's devices name; None where neither does."""
+    return compiling_for.value or mesh_platform()
 
 
 def mesh_platform() -> str | None:

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from evovit_jax.data import on_device
+from evovit_jax.hardware import platforms
 from evovit_jax.models.batch_norm import BatchNorm, fuse
 from evovit_jax.models.variables import Skeleton, Variables
 
@@ -24,8 +25,11 @@ TPU_IMAGES = 64
 
 
 def default_chunk(image_size: int, platform: str | None = None) -> int | None:
-    """Images of `image_size` px at once on `platform`, by default this process's; None for all."""
-    platform = platform or jax.default_backend()
+    """Images of `image_size` px at once on `platform`; None for all.
+
+    By default that is the platform which is compiled for: to be called while a program is traced.
+    """
+    platform = platform or platforms.platform()
     if platform == "tpu":
         return max(1, int(TPU_IMAGES * min(1.0, 224 / image_size) ** 4))
     return max(1, CPU_PIXELS // image_size**2) if platform == "cpu" else None
@@ -108,8 +112,12 @@ def of_pixels(
 ]:
     """As `forward`, of uint8 pixels, and `fold` of `folded`: the way to logits of every command."""
     graphdef, fold = folded(model)
-    look = forward(graphdef, chunk=default_chunk(model.config.image_size))
-    return lambda state, pixels: look(state, on_device.normalize(pixels, mean, std)), fold
+
+    def look(state: Any, pixels: Array) -> tuple[Array, tuple[Array, ...]]:
+        run = forward(graphdef, chunk=default_chunk(model.config.image_size))
+        return run(state, on_device.normalize(pixels, mean, std))
+
+    return look, fold
 
 
 def jit_inference(
@@ -124,6 +132,12 @@ def jit_inference(
       chunk: images at once; 0 for the whole batch, None for `default_chunk`.
       reduction: settings of the reducer, by field.
     """
-    chunk = default_chunk(model.config.image_size) if chunk is None else chunk
-    logits, state = program(model, chunk=chunk, reduction=reduction)
-    return functools.partial(jax.jit(logits), state)
+    graphdef, fold = folded(model)
+    side = model.config.image_size
+
+    @jax.jit
+    def logits(state: Any, images: Array) -> Array:
+        size = default_chunk(side) if chunk is None else chunk
+        return forward(graphdef, chunk=size, reduction=reduction)(state, images)[0]
+
+    return functools.partial(logits, fold(*Skeleton.variables(model)))

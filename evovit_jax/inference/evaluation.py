@@ -17,6 +17,7 @@ from evovit_jax.data import pipeline
 from evovit_jax.data.source import numbered_by
 from evovit_jax.data.spec import DataSpec
 from evovit_jax.errors import UserError
+from evovit_jax.hardware import platforms
 from evovit_jax.inference import scoring
 from evovit_jax.inference.ready_model import ReadyModel
 from evovit_jax.parallel import sharding
@@ -46,7 +47,7 @@ def data_config(
     config.eval_transform.interpolation = transform.interpolation
     config.mean, config.std = transform.mean, transform.std
     check_batch_size(batch_size)
-    each = DEVICE_BATCH.get(jax.default_backend(), OTHER_DEVICE_BATCH)
+    each = DEVICE_BATCH.get(platforms.platform(), OTHER_DEVICE_BATCH)
     config.eval_batch_size = each * jax.device_count() if batch_size is None else batch_size
     config.batch_size = config.eval_batch_size
     return config

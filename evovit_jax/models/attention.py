@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from evovit_jax.hardware import platforms
 from evovit_jax.parallel.per_device import per_device
 from evovit_jax.reduction.base import AttentionRequest, AttentionView
 
@@ -218,14 +219,17 @@ def can_fuse(
 
 
 def has_fused_kernel(dtype: jnp.dtype, head_dim: int) -> bool:
-    """Whether this process's GPU has cuDNN's attention for heads of `head_dim` in `dtype`."""
+    """Whether the GPU compiled for has cuDNN's attention for heads of `head_dim` in `dtype`."""
     fits = head_dim <= FUSED_HEAD_DIM and head_dim % FUSED_HEAD_MULTIPLE == 0
     return jnp.dtype(dtype).itemsize == 2 and fits and gpu_capability() >= FUSED_CAPABILITY
 
 
 def gpu_capability() -> tuple[int, ...]:
-    """The compute capability of this process's NVIDIA GPU, (8, 0) for an A100; () without one."""
-    if jax.default_backend() != "gpu":
+    """The compute capability of this process's NVIDIA GPU, (8, 0) for an A100.
+
+    () without one, and in a program that is compiled for another platform.
+    """
+    if platforms.platform() != "gpu":
         return ()
     found = str(getattr(jax.local_devices()[0], "compute_capability", ""))
     parts = found.split(".")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from tiny import tiny_config
 
-from evovit_jax.hardware.platforms import by_platform, compiling_for, mesh_platform
+from evovit_jax.hardware.platforms import by_platform, compiling_for, mesh_platform, platform
 from evovit_jax.parallel import sharding
 
 
@@ -48,6 +48,15 @@ def test_the_devices_of_the_mesh_decide_while_tracing():
     with jax.set_mesh(sharding.make_mesh(tiny_config(), jax.devices()[:2])):
         assert mesh_platform() == "cpu"
         assert "cond" not in str(jax.make_jaxpr(either)(0.0))
+
+
+def test_this_process_says_the_platform_where_nobody_else_does(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert platform() == "gpu"
+    with compiling_for("tpu"):
+        assert platform() == "tpu"
+    with jax.set_mesh(sharding.make_mesh(tiny_config(), jax.devices()[:2])):
+        assert platform() == "cpu"
 
 
 def test_the_gradient_is_that_of_the_way_taken():

@@ -7,6 +7,7 @@ import pytest
 from tiny import run_model, some_slow
 
 from evovit_jax import create_model
+from evovit_jax.hardware.platforms import compiling_for
 from evovit_jax.inference import compiled
 
 TINY = {"image_size": 32, "embed_dim": 24, "num_heads": 3, "depth": 3, "num_classes": 5}
@@ -26,6 +27,18 @@ def test_chunks_change_nothing(n):
 
 def test_larger_images_go_fewer_at_once():
     assert [compiled.default_chunk(size) for size in (224, 384, 2000)] == [8, 2, 1]
+
+
+def test_chunks_are_those_of_the_platform_that_is_compiled_for():
+    with compiling_for("gpu"):
+        assert compiled.default_chunk(224) is None
+    with compiling_for("tpu"):
+        assert compiled.default_chunk(224) == 64
+    look = compiled.jit_inference(create_model("deit_tiny_patch16_224", **TINY))  # on this CPU
+    many = jax.ShapeDtypeStruct((400, 32, 32, 3), jnp.float32)
+    assert "scan" in str(jax.make_jaxpr(look)(many))
+    with compiling_for("gpu"):
+        assert "scan" not in str(jax.make_jaxpr(look)(many))
 
 
 def test_only_a_larger_batch_is_cut():

@@ -102,9 +102,11 @@ def test_which_hardware_has_a_kernel(monkeypatch, capability, dtype, dim, has):
     dtype = jnp.dtype(dtype)
     assert not attention.has_fused_kernel(dtype, dim)  # on the CPU that tests run on
     device = type("Device", (), {"compute_capability": capability})()
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
-    assert attention.has_fused_kernel(dtype, dim) is has
+    with compiling_for("gpu"):
+        assert attention.has_fused_kernel(dtype, dim) is has
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # a GPU's process, for CPUs
+    assert not attention.has_fused_kernel(dtype, dim)
 
 
 @pytest.fixture
