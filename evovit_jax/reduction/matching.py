@@ -170,10 +170,14 @@ def bipartite(
 
 def added(x: Float[Array, "b n d"], merge: Merge) -> Float[Array, "b k d"]:
     """The new set's tokens, each the sum of itself and of what went into it."""
-    kept, untouched = gather(x, merge.kept), merge.untouched
-    count = merge.kept.shape[1] - untouched
-    gain = group_sum(gather(x, merge.merged), merge.into - untouched, count)
-    return jnp.concatenate([kept[:, :untouched], kept[:, untouched:] + gain], axis=1)
+    same = gather(x, merge.kept[:, : merge.untouched])
+    return jnp.concatenate([same, _gained(x, merge)], axis=1)
+
+
+def _gained(x: Float[Array, "b n d"], merge: Merge) -> Float[Array, "b t d"]:
+    """Of the sums of `added` those that something may go into."""
+    kept, into = merge.kept[:, merge.untouched :], merge.into - merge.untouched
+    return gather(x, kept) + group_sum(gather(x, merge.merged), into, kept.shape[1])
 
 
 def added_sizes(sizes: Float[Array, "b n"], merge: Merge) -> Float[Array, "b k"]:
@@ -184,15 +188,16 @@ def added_sizes(sizes: Float[Array, "b n"], merge: Merge) -> Float[Array, "b k"]
 def pooled(
     x: Float[Array, "b n d"], weights: Float[Array, "b n"], merge: Merge
 ) -> tuple[Float[Array, "b k d"], Float[Array, "b k"]]:
-    """Weighted means of each token and of what went into it, and the sums of the weights."""
-    untouched = merge.untouched
-    weighed = jnp.concatenate(
-        [x.astype(jnp.float32) * weights[..., None], weights[..., None]], axis=-1
-    )
-    sums = added(weighed, merge)
-    mean = (sums[:, untouched:, :-1] / sums[:, untouched:, -1:]).astype(x.dtype)
-    same = gather(x, merge.kept[:, :untouched])
-    return jnp.concatenate([same, mean], axis=1), sums[..., -1]
+    """Weighted means of each token and of what went into it, and the sums of the weights.
+
+    The weights are added on their own: as one more column of the tokens they would keep all
+    columns in memory for as long as they are needed, up to the next merge.
+    """
+    sums = added_sizes(weights, merge)
+    weighed = _gained(x.astype(jnp.float32) * weights[..., None], merge)
+    mean = (weighed / sums[:, merge.untouched :, None]).astype(x.dtype)
+    same = gather(x, merge.kept[:, : merge.untouched])
+    return jnp.concatenate([same, mean], axis=1), sums
 
 
 def pooled_map(

@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from evovit_jax.models import abstract_model
 from evovit_jax.models.attention import attend
 from evovit_jax.reduction.base import AttentionRequest
 from evovit_jax.reduction.matching import bipartite, merge_by_size
@@ -60,6 +62,20 @@ def test_sizes_are_the_counts_of_the_source_map_and_class_tokens_stay():
         tokens = merge_by_size(tokens, bipartite(tokens.x, 4, 2))
     np.testing.assert_array_equal(tokens.sizes, group_sizes(tokens.source, 6).astype(jnp.float32))
     np.testing.assert_array_equal(tokens.x[:, :2], x[:, :2])
+
+
+@pytest.mark.slow
+def test_merging_takes_less_memory_than_not_merging():
+    """Of a set only the tokens stay until the next block: sizes are no column of theirs."""
+
+    def memory(reduction: str) -> int:
+        model = abstract_model("vit_base_patch14_dinov2", reduction, depth=3)
+        graphdef, state = nnx.split(model)
+        run = jax.jit(lambda state, images: nnx.merge(graphdef, state)(images)[0])
+        images = jax.ShapeDtypeStruct((1, 518, 518, 3), jnp.float32)
+        return run.lower(state, images).compile().memory_analysis().temp_size_in_bytes
+
+    assert memory("tome,r=107") < 0.95 * memory("none")
 
 
 def test_merging_equal_tokens_changes_nothing():
