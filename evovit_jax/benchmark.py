@@ -18,7 +18,7 @@ from evovit_jax import tables
 from evovit_jax.benchmarking import data_pipelines, flag_checks, own_models, rows, tpu_estimates
 from evovit_jax.benchmarking import report as benchmark_report
 from evovit_jax.errors import run_command
-from evovit_jax.hardware import cpu
+from evovit_jax.hardware import cpu, limits
 from evovit_jax.inference import output_folder
 
 
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       UserError: bad flags, models or data, or an output that cannot be written.
     """
     flags = parse_flags(arguments)
+    limits.check()
     batch_sizes, chosen = flag_checks.check(flags)
     folder = output_folder.open_folder(flags.output) if flags.output else None
     shared = {name: vars(flags)[name] for name in ("mode", "image_size", "chunk", "remat")}

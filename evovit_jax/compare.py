@@ -16,6 +16,7 @@ import jax
 from evovit_jax import tables
 from evovit_jax.benchmarking import comparison, comparison_report
 from evovit_jax.errors import UserError, printable, run_command
+from evovit_jax.hardware import limits
 from evovit_jax.inference import evaluation, model_flags, output_folder
 
 
@@ -56,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
       UserError: bad flags, weights or data.
     """
     flags = parse_flags(arguments)
+    limits.check()
     folder = check(flags)
     models = model_flags.prepare_each(flags, flags.reductions)
     rows = comparison.compare(

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from evovit_jax import tables
 from evovit_jax.errors import UserError, run_command
+from evovit_jax.hardware import limits
 from evovit_jax.inference.ready_model import prepare
 from evovit_jax.models.batch_norm import fuse
 from evovit_jax.models.variables import variables
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       UserError: bad flags, an input that is damaged or does not fit, a place that is not free.
     """
     flags = _parser().parse_args(arguments)
+    limits.check()
     if not flags.input or not flags.output:
         raise UserError("--input and --output must not be empty")
     prepared = prepare(

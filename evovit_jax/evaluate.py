@@ -10,6 +10,7 @@ import argparse
 
 from evovit_jax import tables
 from evovit_jax.errors import run_command
+from evovit_jax.hardware import limits
 from evovit_jax.inference import evaluation, model_flags
 
 
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
       UserError: bad flags, weights or data.
     """
     flags = parse_flags(arguments)
+    limits.check()
     evaluation.check_batch_size(flags.batch_size)
     prepared = model_flags.prepare_from(flags)
     figures = evaluation.evaluate(

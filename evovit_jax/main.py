@@ -31,13 +31,13 @@ flags.DEFINE_bool("json", False, "With --plan: print one JSON object.")
 def main() -> int:
     """The command; returns its exit status."""
     config = config_lib.from_flags(FLAGS, sys.argv, ("config",))
+    limits.check()
     if FLAGS.plan:
         from evovit_jax.plan import memory
 
         return memory.main(config, devices=FLAGS.devices, hbm_gib=FLAGS.hbm_gib, as_json=FLAGS.json)
     if FLAGS.workdir is None:
         raise UserError("--workdir is required; --help shows all flags")
-    limits.check()
     with processes.joined() as parent:
         import jax
 

@@ -8,6 +8,7 @@ import argparse
 
 from evovit_jax import tables
 from evovit_jax.errors import printable, run_command
+from evovit_jax.hardware import limits
 from evovit_jax.inference import model_flags, prediction
 
 
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
       UserError: bad flags, weights or images.
     """
     flags = parse_flags(arguments)
+    limits.check()
     prepared = model_flags.prepare_from(flags)
     names = prepared.class_names(flags.class_names)
     predictions = prediction.predict(prepared, flags.images, names)

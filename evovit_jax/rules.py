@@ -5,12 +5,16 @@ matches a whole name (`re.fullmatch`), the first match wins, and a name that no 
 error: a parameter that a recipe forgot should never be trained by accident.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from evovit_jax.errors import UserError
+from evovit_jax.errors import UserError, shortened
 
+# Characters of a variable's name, about, and in how many ways an expression may be tried on one, as
+# `ways` counts: four times `.*`, and sixteen alternatives, which take some tenths of a second.
+LONGEST_NAME, MOST_WAYS, LONGEST_PATTERN = 64, 16 * 65**4, 1000
 # Pairs (regular expression, value); what a config has in their place is refused.
 Rules = Any
 
@@ -70,12 +74,54 @@ def _compile(rule: Any, field: str) -> tuple[re.Pattern[str], Any]:
 
 
 def compiled(pattern: str, field: str) -> re.Pattern[str]:
-    """A regular expression.
+    """A regular expression that is quickly matched.
 
     Raises:
-      UserError: it is none.
+      UserError: it is none, or may have to be tried in too many ways.
     """
+    if len(pattern) > LONGEST_PATTERN:
+        shown = shortened(pattern, 80)
+        raise UserError(
+            f"{field}: {shown!r} is no regular expression of 1 to {LONGEST_PATTERN} characters"
+        )
     try:
-        return re.compile(pattern)
+        found = re.compile(pattern)
+        many = ways(re._parser.parse(pattern)) > MOST_WAYS
     except (re.error, OverflowError, RecursionError) as error:
         raise UserError(f"{field}: {pattern!r} is no regular expression: {error}") from error
+    if many:
+        raise UserError(
+            f"{field}: {pattern!r} could take for ever to match: repeat nothing that has *, +, ? "
+            "or | inside, and have at most four of .* and the like"
+        )
+    return found
+
+
+def ways(parsed: Any) -> float:
+    """In how many ways Python may try to match an expression with a name, at most.
+
+    It tries one after another until one fits; where `(a+)+` does not, that are 2 to the power of
+    the name's length.
+
+    Args:
+      parsed: what Python's own parser of expressions makes of it.
+    """
+    return math.prod((_ways_of(str(kind), what) for kind, what in parsed or ()), start=1.0)
+
+
+def _ways_of(kind: str, what: Any) -> float:
+    """`ways` of one part."""
+    if kind == "BRANCH":
+        return sum(map(ways, what[1]))
+    if kind in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
+        least, most, body = what
+        most, inner = min(int(most), LONGEST_NAME), ways(body)
+        if inner == 1:
+            return max(1, most - least + 1)
+        if inner > MOST_WAYS:  # and to a high power more than a float can be
+            return inner
+        return sum(inner**times for times in range(min(least, most), most + 1))
+    if kind == "GROUPREF_EXISTS":
+        return ways(what[1]) + ways(what[2])
+    inner = what[-1] if isinstance(what, tuple) else what  # of groups and lookarounds
+    return ways(inner) if isinstance(inner, re._parser.SubPattern) else 1

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from evovit_jax import tables
 from evovit_jax.errors import UserError, printable, run_command
+from evovit_jax.hardware import limits
 from evovit_jax.inference import model_flags, output_folder, visualization
 
 
@@ -47,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
       UserError: bad flags, weights or images.
     """
     flags = parse_flags(arguments)
+    limits.check()
     folder = check(flags)
     prepared = model_flags.prepare_from(flags)
     visualization.check_has_tokens(prepared)

@@ -1,9 +1,28 @@
 """Files that nothing should be read from."""
 
+import contextlib
 import os
+import signal
 import socket
+from collections.abc import Iterator
 
 IRREGULAR = ("pipe", "socket", "folder", "zero", "null", "gone", "loop", "huge")
+
+
+@contextlib.contextmanager
+def not_for_ever(seconds: float = 20) -> Iterator[None]:
+    """Raises TimeoutError where something waits for so long, for a pipe that nobody writes to."""
+
+    def end(number, frame):
+        raise TimeoutError(f"no answer in {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def irregular(folder, kind: str) -> str:

@@ -50,3 +50,29 @@ def test_numbers_are_numbers(value):
     assert rules.numbers([("a", True), (".*", -2.5)], ["a", "b"], field="f") == {"a": 1, "b": -2.5}
     with pytest.raises(UserError, match=r"f: .* is no number, or larger than"):
         rules.numbers([(".*", value)], ["a"], field="f")
+
+
+FOREVER = [
+    "(a+)+b", "(a|a)*b", "(a|aa)+$", "([a-z]+)*x", r"(\w+/)*x", "(.*a){20}", "(a?){40}a{40}",
+    ".*.*.*.*.*b", "((a{0,60}){0,60}){0,60}", "(?:x+x+)+y", "(a)?(?(1)(b*)*|c)", "(?=(a+)+b).*",
+    "a" * 1001,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", FOREVER)
+def test_what_could_match_for_ever_is_refused(pattern):
+    with pytest.raises(UserError, match=r"could take for ever to match|of 1 to 1000 characters"):
+        rules.match([(pattern, 1), (".*", 2)], ["a" * 40], field="f")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        (".*blocks.*attn.*(kernel|bias).*", "blocks/0/attn/qkv/bias"),
+        ("(reducer/)?tradeoff|head/.*", "head/kernel"),
+        (r"blocks/([0-9]|1[01])/(attn|mlp)/[a-z0-9]+/kernel", "blocks/11/mlp/fc1/kernel"),
+        (r"(?i:HEAD)/(?!bias)\w{1,20}", "head/kernel"),
+    ],
+)
+def test_what_recipes_are_written_with_is_matched(pattern, name):
+    assert rules.match([(pattern, 1), (".*", 2)], [name, "x"], field="f") == {name: 1, "x": 2}

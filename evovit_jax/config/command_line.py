@@ -1,7 +1,6 @@
 """A recipe from its file and from a command's flags."""
 
 import difflib
-import pathlib
 import re
 import runpy
 import traceback
@@ -12,12 +11,14 @@ from ml_collections import ConfigDict
 
 from evovit_jax.config import durations
 from evovit_jax.config.fields import field_names, value_of
+from evovit_jax.data.stored_files import read_regular
 from evovit_jax.errors import UserError
 
 # A flag that changes a field: --config.batch_size=128.
 OVERRIDE = re.compile(r"--?config\.([\w.\[\]]+)(?:=|$)")
 # The flag that names the recipe: --config=configs/x.py:smoke.
 CONFIG = re.compile(r"--?config=(.*)")
+MOST_RECIPE = 1 << 20  # bytes
 
 
 def load(spec: str) -> ConfigDict:
@@ -28,8 +29,12 @@ def load(spec: str) -> ConfigDict:
         no such variant.
     """
     path, _, variant = spec.partition(":")
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"there is no config file {path!r}")
+    try:
+        read_regular(path, MOST_RECIPE)
+    except FileNotFoundError:
+        raise UserError(f"there is no config file {path!r}") from None
+    except OSError as error:
+        raise UserError(f"config file {path!r} cannot be read: {error}") from None
     try:
         return runpy.run_path(path)["get_config"](variant)
     except UserError:

@@ -9,6 +9,7 @@ Tested in tests/data/source_test.py.
 """
 
 import csv
+import io
 import os
 import pathlib
 from collections.abc import Iterator
@@ -16,11 +17,13 @@ from typing import TextIO
 
 from absl import logging
 
+from evovit_jax.data.stored_files import open_regular
 from evovit_jax.errors import UserError, shortened
 
 # A larger label is the id of something: no published data set has so many classes.
 MOST_CLASSES = 1_000_000
 LONGEST_LINE = 1 << 16  # characters
+MOST_TABLE = 1 << 30  # bytes
 COLUMNS = ("file", "label")
 
 
@@ -38,7 +41,8 @@ def read(table: pathlib.Path) -> tuple[list[str], list[int]]:
     labels: list[int] = []
     seen: dict[str, tuple[int, int]] = {}  # by file: label, line
     try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
+        content = open_regular(table, MOST_TABLE)
+        with io.TextIOWrapper(content, newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(_lines(file, table))
             _check_columns(rows.fieldnames or (), table)
             for row in rows:

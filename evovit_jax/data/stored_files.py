@@ -7,6 +7,7 @@ import errno
 import os
 import pathlib
 import stat
+from typing import BinaryIO
 
 from evovit_jax.errors import UserError
 
@@ -42,8 +43,8 @@ def expanded(path: str | os.PathLike, what: str) -> pathlib.Path:
     return whole
 
 
-def read_regular(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
-    """The content of a regular file; links are followed.
+def open_regular(path: str | os.PathLike, most: int = MOST_BYTES) -> BinaryIO:
+    """A regular file, to be read; links are followed.
 
     Args:
         path: of the file.
@@ -61,9 +62,18 @@ def read_regular(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
         raise OSError("it is no regular file")
     if found.st_size > most:
         raise OSError(f"it has {found.st_size >> 20} MB, more than {most >> 20}")
-    # Whatever stands there by now, opening it does not wait, and no more than its size is read.
-    with open(path, "rb", opener=_without_waiting) as file:
-        return file.read(found.st_size) or b""
+    # Whatever stands there by now, opening it does not wait.
+    return open(path, "rb", opener=_without_waiting)
+
+
+def read_regular(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    with open_regular(path, most) as file:
+        return file.read(os.fstat(file.fileno()).st_size) or b""
 
 
 def _without_waiting(path: str, flags: int) -> int:

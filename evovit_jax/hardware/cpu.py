@@ -34,6 +34,21 @@ def keep_memory() -> bool:
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
 
 
+def give_back() -> bool:
+    """Gives the system the memory that is kept and that nothing holds; what holds it stays.
+
+    The heap of a long run is cut into ever smaller pieces, and grows where none of them is large
+    enough: it keeps the most that it has ever had, and more.
+
+    Returns:
+      Whether anything was given: on Linux with glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return bool(trim and trim(0))
+
+
 def compiler_options(platform: str, remat: str) -> dict[str, str]:
     """What the compiler of `platform` ("cpu", "gpu", ...) is told of a step that uses `remat`."""
     return KEEP_BARRIERS if platform == "cpu" and remat != "none" else {}

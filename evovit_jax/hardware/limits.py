@@ -15,6 +15,11 @@ from evovit_jax.errors import UserError
 ADDRESSES, THREADS, THREADS_A_CORE, FILES = 5 << 29, 64, 16, 32
 
 
+def memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def check() -> None:
     """Takes as much as a training will, and gives it back.
 

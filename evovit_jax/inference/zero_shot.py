@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from evovit_jax.data.stored_files import expanded
 from evovit_jax.errors import UserError
 from evovit_jax.weights.files import read_npz
 
@@ -82,7 +83,7 @@ def read_classes(file: str) -> ZeroShotClasses:
     Raises:
       UserError: there is no such file, or an array is missing, of another shape, or not finite.
     """
-    path = os.path.expanduser(file)
+    path = str(expanded(file, "--classes")) if file else ""
     if not path.endswith(".npz") or not os.path.isfile(path):
         raise UserError(f"classes {file}: there is no .npz file of that name")
     arrays = read_npz(path)

@@ -17,6 +17,7 @@ from etils import epath
 from jax.profiler import StepTraceAnnotation
 from ml_collections import ConfigDict
 
+from evovit_jax.hardware import cpu
 from evovit_jax.parallel import agreement, sharding
 from evovit_jax.parallel.preemption import Preemption
 from evovit_jax.train import enough_memory, nan_guard, reduction_schedule
@@ -168,6 +169,7 @@ class Loop:
             return
         self.guard()
         self.pace.pause()
+        cpu.give_back()  # the steps until the next save keep what they need
         self.checkpoints.save(step, self.state, self.data.get_state(), self.writer.top1)
 
     def take(self, step: int) -> None:

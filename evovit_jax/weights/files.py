@@ -4,7 +4,6 @@ Nothing is written before everything has been computed, and a file appears whole
 """
 
 import contextlib
-import json
 import os
 import pathlib
 import shutil
@@ -17,8 +16,9 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
-from evovit_jax.data.stored_files import expanded
+from evovit_jax.data.stored_files import expanded, open_regular, read_regular
 from evovit_jax.errors import UserError, first_line, some
+from evovit_jax.hardware import limits
 from evovit_jax.weights.layouts import Tensors
 from evovit_jax.weights.pth_read import check_size, read_pth
 from evovit_jax.weights.pth_write import write_pth
@@ -112,8 +112,7 @@ def _read_safetensors(path: str) -> Tensors:
     from safetensors import deserialize
 
     try:
-        with open(path, "rb") as file:
-            found = deserialize(file.read())
+        found = deserialize(read_regular(path, limits.memory()))
         return {
             name: np.frombuffer(entry["data"], SAFETENSORS_DTYPES[entry["dtype"]]).reshape(
                 entry["shape"]
@@ -125,7 +124,7 @@ def _read_safetensors(path: str) -> Tensors:
             f"{path} has tensors of dtype {error.args[0]}, which are not read"
         ) from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
     except Exception as error:  # of many kinds, where a byte is wrong
         raise UserError(f"{path} is damaged or no safetensors file ({first_line(error)})") from None
 
@@ -137,7 +136,7 @@ def shards(path: str) -> dict[str, str]:
       UserError: the index is damaged, or names what is no weight file beside it.
     """
     try:
-        places = json.loads(pathlib.Path(path).read_text())["weight_map"]
+        places = config_file.read_json(epath.Path(path))["weight_map"]
         found = {str(tensor): str(file) for tensor, file in places.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged or no index of shards ({first_line(error)})") from None
@@ -164,7 +163,7 @@ def read_npz(path: str) -> Tensors:
       UserError: it is damaged, or unpacks to far more than its size.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path, limits.memory()) as file:
             if zipfile.is_zipfile(file):
                 unpacked = sum(entry.file_size for entry in zipfile.ZipFile(file).infolist())
                 check_size(f"{path} unpacks to", unpacked, os.path.getsize(path))
@@ -175,6 +174,8 @@ def read_npz(path: str) -> Tensors:
             return {name: found[name] for name in found.files}
     except UserError:
         raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
     except Exception as error:  # of many kinds, where a byte is wrong
         raise UserError(f"{path} is damaged or no .npz file ({first_line(error)})") from None
 

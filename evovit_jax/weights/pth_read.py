@@ -17,7 +17,9 @@ from typing import Any, ClassVar
 import ml_dtypes
 import numpy as np
 
+from evovit_jax.data.stored_files import open_regular
 from evovit_jax.errors import UserError, first_line
+from evovit_jax.hardware import limits
 
 STORAGES = {
     "DoubleStorage": np.float64,
@@ -275,7 +277,7 @@ def read_pth(path: str) -> Any:
       UserError: the file is damaged, of no known format, or wants more than tensors.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path, limits.memory()) as file:
             if zipfile.is_zipfile(file):
                 found = _read_zip(file)
             else:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from evovit_jax import rules
 from evovit_jax.errors import UserError, some
 from evovit_jax.models.variables import variables
 from evovit_jax.reduction.typed_fields import checked
@@ -223,9 +224,10 @@ def _account(
     missing: Sequence[str], left: Sequence[str], allow: bool | str, hints: Mapping[str, str]
 ) -> None:
     """Every variable and every tensor must be accounted for, or the gap asked for."""
+    pattern = None if isinstance(allow, bool) else rules.compiled(allow, "allow_missing")
 
     def allowed(name: str) -> bool:
-        return allow if isinstance(allow, bool) else bool(re.fullmatch(allow, name))
+        return bool(pattern.fullmatch(name)) if pattern else allow
 
     gaps = [path for path in missing if not allowed(path)]
     leftovers = [name for name in left if not allowed(name)]

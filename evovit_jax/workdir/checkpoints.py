@@ -372,6 +372,7 @@ def read(folder: epath.PathLike, part: Callable[[dict], dict] = dict) -> dict[st
 
 def _read_record(folder: epath.Path) -> dict[str, Any]:
     """The JSON beside the arrays of one checkpoint, checked."""
+    integrity.check_files(folder)
     run = ocp.JsonCheckpointHandler().restore(folder / RECORD)
     integrity.check_record(run)
     return run

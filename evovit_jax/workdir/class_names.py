@@ -10,6 +10,7 @@ import jax
 from etils import epath
 
 from evovit_jax.errors import UserError
+from evovit_jax.workdir import remote
 from evovit_jax.workdir.config_file import read_json
 
 FILE = "class_names.json"
@@ -25,7 +26,7 @@ def write(workdir: epath.PathLike, names: Sequence[str]) -> None:
         return
     path = epath.Path(workdir) / FILE
     try:
-        path.write_text(json.dumps(list(names), indent=0) + "\n")
+        remote.write(path, json.dumps(list(names), indent=0) + "\n")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error}") from error
 

@@ -9,9 +9,9 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from evovit_jax.data.stored_files import expanded, read_regular
+from evovit_jax.data.stored_files import expanded
 from evovit_jax.errors import UserError
-from evovit_jax.workdir.remote import is_remote
+from evovit_jax.workdir import remote
 
 FILE = "config.json"
 MOST_JSON = 64 << 20  # bytes
@@ -20,7 +20,7 @@ MOST_JSON = 64 << 20  # bytes
 def locate(workdir: epath.PathLike) -> epath.Path:
     """A work directory's whole path: on this machine, or in an object store (gs://)."""
     path = epath.Path(workdir)
-    return path if is_remote(path) else epath.Path(expanded(workdir, "workdir").resolve())
+    return path if remote.is_remote(path) else epath.Path(expanded(workdir, "workdir").resolve())
 
 
 def read_json(path: epath.Path) -> Any:
@@ -30,7 +30,7 @@ def read_json(path: epath.Path) -> Any:
       OSError: there is no regular file of that name, it is too large, or it cannot be read.
       ValueError: it is no JSON, or deeper than anything that is written here.
     """
-    text = path.read_text() if is_remote(path) else read_regular(path, MOST_JSON).decode()
+    text = remote.read(path, MOST_JSON).decode()
     try:
         return json.loads(text)
     except RecursionError:
@@ -58,7 +58,7 @@ def kept(workdir: epath.PathLike, config: ConfigDict) -> Iterator[list[str]]:
         workdir.mkdir(parents=True, exist_ok=True)
         before = _read(path)
         if writes:
-            new.write_text(text)
+            remote.write(new, text)
     except OSError as error:
         raise UserError(f"the work directory {workdir} cannot be written: {error}") from error
     try:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import pathlib
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ import numpy as np
 from etils import epath
 
 from evovit_jax.errors import UserError, first_line
+from evovit_jax.workdir.remote import is_remote
 
 
 class Damaged(Exception):
@@ -55,6 +57,19 @@ def _read_all(folder: epath.Path) -> None:
             with path.open("rb") as file:
                 while file.read(1 << 24):
                     pass
+
+
+def check_files(folder: epath.Path) -> None:
+    """Checks, before anything below a folder is opened, that no opening waits for ever.
+
+    Raises:
+      Damaged: something there is neither a regular file nor a folder.
+    """
+    if is_remote(folder):
+        return
+    for path in pathlib.Path(folder).rglob("*"):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise Damaged(f"{path.relative_to(folder)} is no regular file")
 
 
 def check_record(run: Any) -> None:

@@ -25,6 +25,7 @@ from etils import epath
 from evovit_jax.errors import UserError
 from evovit_jax.parallel import agreement
 from evovit_jax.workdir import remote
+from evovit_jax.workdir.config_file import read_json
 
 FILE = "running.json"
 # Seconds between two beats, without a beat after which a run counts as dead, for which a process
@@ -128,17 +129,7 @@ class Lock:
 
     def _write(self) -> None:
         """Replaces the file at once, so that nobody reads half of it."""
-        if remote.is_remote(self._workdir):
-            self._path.write_text(json.dumps(self.mine))
-            return
-        beside = pathlib.Path(f"{self._path}.{self.mine['token']}")
-        try:
-            beside.write_text(json.dumps(self.mine))
-            os.replace(beside, self._path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
-            raise
+        remote.write(self._path, json.dumps(self.mine))
 
     def _other(self) -> dict[str, Any] | None:
         """What is in the file; one that is empty may be about to be written."""
@@ -199,7 +190,7 @@ def _who(owner: dict[str, Any]) -> str:
 def _read(path: epath.Path) -> dict[str, Any] | None:
     """What a lock says; None where there is none, or one that a kill cut short."""
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
     except (FileNotFoundError, ValueError):
         return None
     return content if isinstance(content, dict) else None
@@ -229,10 +220,13 @@ def started(pid: int) -> str | None:
 
 def _is_running(owner: dict[str, Any]) -> bool:
     """Whether a process of this machine is the one that wrote a lock, not a later one."""
+    pid = owner.get("pid")
+    if type(pid) is not int or not 0 < pid < 2**31:  # 0 and less are groups of processes
+        return False
     try:
-        os.kill(int(owner["pid"]), 0)
-    except (ProcessLookupError, KeyError, TypeError, ValueError):
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return False
     except PermissionError:
         pass  # another user's
-    return started(int(owner["pid"])) == owner.get("started")
+    return started(pid) == owner.get("started")

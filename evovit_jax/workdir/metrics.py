@@ -16,11 +16,12 @@ from etils import epath
 
 from evovit_jax.errors import UserError
 from evovit_jax.parallel import agreement
+from evovit_jax.workdir import remote
 from evovit_jax.workdir.event_file import EventFile
-from evovit_jax.workdir.remote import Mirror
 
 FILE, DAMAGED = "metrics.jsonl", "damaged_metrics.jsonl"
 EVENTS = "tensorboard"
+MOST = 1 << 30  # bytes of a file of metrics
 
 
 class MetricWriter:
@@ -49,15 +50,12 @@ class MetricWriter:
             lines, damaged = kept_lines(workdir / FILE, -1 if restored is None else restored)
             if damaged:
                 aside = workdir / DAMAGED
-                before = aside.read_bytes() if aside.exists() else b""
+                before = remote.read(aside, MOST) if aside.exists() else b""
                 aside.write_bytes(before + b"".join(line + b"\n" for line in damaged))
                 print(f"{FILE}: damaged lines, now in {DAMAGED}: {len(damaged)}", flush=True)
-            self._mirror = Mirror(workdir)
+            self._mirror = remote.Mirror(workdir)
             path = self._mirror.folder / FILE
-            # Written beside and moved, so that a kill leaves the old file or the new one.
-            beside = path.with_suffix(".tmp")
-            beside.write_text("".join(lines))
-            os.replace(beside, path)
+            remote.write(epath.Path(path), "".join(lines))
             self._file = path.open("a")
             purge = None if restored is None else restored + 1
             self._events = EventFile(self._mirror.folder / EVENTS, purge)
@@ -126,7 +124,7 @@ def kept_lines(path: epath.Path, step: int) -> tuple[list[str], list[bytes]]:
     neither.
     """
     kept, damaged = [], []
-    content = path.read_bytes() if path.exists() else b""
+    content = remote.read(path, MOST) if path.exists() else b""
     *lines, rest = content.split(b"\n")
     if _record(rest):
         lines.append(rest)

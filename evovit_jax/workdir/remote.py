@@ -4,11 +4,16 @@ An object store (gs://) takes whole objects only: a line cannot be appended to a
 event files and profiler traces are written by code that knows local folders alone.
 """
 
+import contextlib
+import os
 import pathlib
+import secrets
 import shutil
 import tempfile
 
 from etils import epath
+
+from evovit_jax.data.stored_files import read_regular
 
 
 class Mirror:
@@ -49,6 +54,35 @@ class Mirror:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(file.read_bytes())
         self._copied[file] = now
+
+
+def read(path: epath.Path, most: int) -> bytes:
+    """The content of a file, here or in an object store.
+
+    Raises:
+      OSError: there is none, it cannot be read, or it is here and no regular file of at most `most`
+        bytes.
+    """
+    return path.read_bytes() if is_remote(path) else read_regular(path, most)
+
+
+def write(path: epath.Path, text: str) -> None:
+    """Puts a file in the place of whatever stands there, at once: nobody reads half of it.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    if is_remote(path):
+        path.write_text(text)
+        return
+    beside = pathlib.Path(f"{path}.{secrets.token_hex(8)}")
+    try:
+        beside.write_text(text)
+        os.replace(beside, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
 
 
 def is_remote(path: epath.PathLike) -> bool:

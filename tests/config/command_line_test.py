@@ -2,6 +2,7 @@
 
 import pytest
 from absl import flags
+from hostile_files import irregular, not_for_ever
 from ml_collections import config_flags
 from tiny import CONFIGS
 
@@ -98,3 +99,11 @@ def test_a_recipe_that_does_not_run(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         config_lib.load(str(path))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "zero", "gone", "huge"])
+def test_a_recipe_is_a_regular_file(tmp_path, kind):
+    path = irregular(tmp_path, kind)
+    message = r"there is no config file|cannot be read: it (is no regular file|has 1048576 MB)"
+    with not_for_ever(), pytest.raises(UserError, match=message):
+        config_lib.load(path)

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import os
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hostile_files import irregular, not_for_ever
 from PIL import Image
 
 from evovit_jax import evaluate, predict
@@ -133,3 +135,11 @@ def test_a_network_without_classes_says_what_it_needs(ready):
 def test_a_bad_file_ends_before_the_network_is_made():
     with pytest.raises(UserError, match=r"classes none\.npz"):
         prepare("deit_tiny_patch16_224", "no_such_weights.pth", classes="none.npz")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zero", "huge"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path, kind):
+    path = tmp_path / "classes.npz"
+    os.replace(irregular(tmp_path, kind), path)
+    with not_for_ever(), pytest.raises(UserError, match=r"no \.npz file|cannot be read"):
+        read_classes(str(path))

@@ -1,7 +1,10 @@
 """A run's class names in its work directory."""
 
+import os
+
 import jax
 import pytest
+from hostile_files import not_for_ever
 
 from evovit_jax.errors import UserError
 from evovit_jax.workdir import class_names
@@ -33,3 +36,10 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 def test_what_are_no_names_is_none(tmp_path, content):
     (tmp_path / class_names.FILE).write_bytes(content.encode(errors="surrogateescape"))
     assert class_names.read(tmp_path) is None
+
+
+def test_a_pipe_of_that_name_is_replaced(tmp_path):
+    os.mkfifo(tmp_path / class_names.FILE)
+    with not_for_ever():
+        class_names.write(tmp_path, ["ant"])
+        assert class_names.read(tmp_path) == ["ant"]

@@ -1,6 +1,7 @@
 """Checksums, and whose fault it is that a checkpoint cannot be restored."""
 
 import logging
+import os
 import sys
 
 import jax
@@ -73,3 +74,13 @@ def test_arrays_are_compared_by_name():
         integrity.check_arrays(tree, sums, 5)
     with pytest.raises(Damaged, match="params/a"):
         integrity.check_arrays(tree, sums | {"params/a": 0}, 4)
+
+
+def test_a_pipe_in_a_checkpoint_is_damage(tmp_path):
+    (tmp_path / "state" / "d").mkdir(parents=True)
+    (tmp_path / "state" / "d" / "a").write_bytes(b"x")
+    (tmp_path / "state" / "link").symlink_to(tmp_path / "state" / "d" / "a")
+    integrity.check_files(epath.Path(tmp_path))
+    os.mkfifo(tmp_path / "state" / "d" / "b")
+    with pytest.raises(Damaged, match="state/d/b is no regular file"):
+        integrity.check_files(epath.Path(tmp_path))

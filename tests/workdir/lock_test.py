@@ -1,11 +1,13 @@
 """One run at a time in a work directory."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 from etils import epath
+from hostile_files import irregular, not_for_ever
 
 from evovit_jax.errors import UserError
 from evovit_jax.workdir import lock, remote
@@ -168,3 +170,22 @@ def test_a_disk_that_is_full_leaves_no_file_of_the_lock(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         taken._write()
     assert [path.name for path in tmp_path.iterdir()] == [lock.FILE]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "huge"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path, kind):
+    os.replace(irregular(tmp_path, kind), tmp_path / lock.FILE)
+    with not_for_ever(), pytest.raises(UserError, match=r"no regular file|more than 64"):
+        take(tmp_path, Clock())
+
+
+@pytest.mark.parametrize("pid", [0, -1, 10**30, "7", 7.5, None, True, [1]])
+def test_what_is_no_process_does_not_live(tmp_path, pid):
+    mine = lock.Lock(epath.Path(tmp_path)).mine
+    left(tmp_path, machine=mine["machine"], pid=pid)
+    take(tmp_path, Clock())
+
+
+def test_a_lock_that_is_nested_too_deeply_is_none(tmp_path):
+    (tmp_path / lock.FILE).write_text("[" * 100_000)
+    take(tmp_path, Clock())

@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import os
 import resource
 
 import pytest
 from etils import epath
+from hostile_files import irregular, not_for_ever
 from tensorboard_events import scalars
 
 from evovit_jax.errors import UserError
@@ -152,3 +154,12 @@ def test_a_file_that_is_removed_meanwhile_is_said_and_begun_again(tmp_path, caps
     writer.close()
     assert lines(tmp_path) == [{"step": 2, "loss": 1.0}]
     assert "metrics.jsonl was removed while the run wrote it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [metrics.FILE, metrics.DAMAGED])
+@pytest.mark.parametrize("kind", ["pipe", "huge"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path, name, kind):
+    (tmp_path / metrics.FILE).write_text('{"step": 1, "loss": 2.0}\nno record\n')
+    os.replace(irregular(tmp_path, kind), tmp_path / name)
+    with not_for_ever(), pytest.raises(UserError, match=r"no regular file|more than 1024"):
+        metrics.MetricWriter(tmp_path, 1)
