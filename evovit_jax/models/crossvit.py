@@ -22,11 +22,12 @@ from evovit_jax.models.activations import gelu
 from evovit_jax.models.class_attention import ClassAttention
 from evovit_jax.models.crossvit_embedding import BRANCHES, CrossViTConfig, Embedding
 from evovit_jax.models.grid_block import through_blocks
-from evovit_jax.models.layers import LayerNorm, as_float32, drop_path, truncated_normal
+from evovit_jax.models.layers import LayerNorm, as_float32, truncated_normal
 from evovit_jax.models.outputs import Outputs
 from evovit_jax.models.registry import Entry, EvalTransform
 from evovit_jax.models.unreduced import Unreduced
 from evovit_jax.models.vit import Block, ViTConfig
+from evovit_jax.reduction.stochastic_depth import drop_path
 from evovit_jax.reduction.tokens import start_tokens
 
 NOT_REDUCED = (

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from evovit_jax.errors import UserError
 from evovit_jax.hardware.platforms import by_platform
@@ -19,6 +19,7 @@ from evovit_jax.models.attention import (
 )
 from evovit_jax.models.rotary import Rotation, turned
 from evovit_jax.reduction.base import AttentionRequest, AttentionView
+from evovit_jax.reduction.stochastic_depth import dropped_branch
 from evovit_jax.reduction.tokens import TokenSet
 
 REMAT_POLICIES = {
@@ -29,25 +30,9 @@ REMAT_POLICIES = {
 truncated_normal = nnx.initializers.truncated_normal(stddev=0.02)
 
 
-def drop_path(
-    x: Float[Array, "b n d"], rate: float, key: Key[Array, ""] | None
-) -> Float[Array, "b n d"]:
-    """Stochastic depth: a residual branch is zero for an image with probability `rate`.
-
-    The branches that stay are divided by `1 - rate` (Huang et al., 2016; timm). Without a key, as
-    in inference, `x` is returned as it is.
-    """
-    if key is None or rate == 0:
-        return x
-    stay = jax.random.bernoulli(key, 1 - rate, (x.shape[0], 1, 1))
-    return x * (stay.astype(x.dtype) / (1 - rate))
-
-
 def add_branch(tokens: TokenSet, branch: Array, rate: float, number: int) -> TokenSet:
     """Adds residual branch number `number` of the network, dropped at `rate` in training."""
-    key = tokens.key if tokens.train else None
-    key = None if key is None else jax.random.fold_in(key, number)
-    return tokens.replace(x=tokens.x + drop_path(branch, rate, key))
+    return tokens.replace(x=tokens.x + dropped_branch(tokens, branch, rate, number))
 
 
 class LayerNorm(nnx.LayerNorm):

@@ -43,7 +43,10 @@ METHODS: dict[str, tuple[str, str]] = {
 }
 
 # Methods that are another class in a network that subsamples its tokens.
-IN_PYRAMIDS = {"evo": ("evo_levit", "EvoPyramid")}
+IN_PYRAMIDS = {
+    "dynamicvit": ("dynamic_spatial", "DynamicSpatial"),
+    "evo": ("evo_levit", "EvoPyramid"),
+}
 
 _registered: dict[str, type[Reducer]] = {}
 

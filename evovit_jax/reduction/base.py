@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from evovit_jax.errors import UserError
+from evovit_jax.reduction.map_blocks import MapBlocks
 from evovit_jax.reduction.schedule import Changes, Timeline, falling_keep_rate
 from evovit_jax.reduction.tokens import TokenSet
 from evovit_jax.reduction.typed_fields import checked
@@ -38,6 +39,7 @@ class Backbone:
       rotary: whether attention asks for the place of each token in every block.
       scores: what its attention can rank tokens by (`AttentionRequest.score`), the default first;
         None for the attention of its class token, if it has one.
+      map_blocks: of what blocks it is made that need a whole map; None where tokens may leave.
     """
 
     depth: int
@@ -51,6 +53,7 @@ class Backbone:
     stride: int = 1
     rotary: bool = False
     scores: tuple[str, ...] | None = None
+    map_blocks: MapBlocks | None = None
 
     @property
     def ranking(self) -> tuple[str, ...]:
@@ -178,6 +181,8 @@ class Reducer(nnx.Module):
     Fields = Fields
     # What to tell someone who asks for it in a pyramid; None where the method works in one.
     not_in_pyramids: str | None = "it is defined for networks that keep their resolution"
+    # Whether every place of a map has its token whenever a block mixes places.
+    keeps_map = False
     # Whether it looks at the class token's attention, or at the score in its place where it has a
     # field of that name.
     needs_class_token = False
@@ -201,7 +206,10 @@ class Reducer(nnx.Module):
 
     def __init__(self, backbone: Backbone, fields: Fields, *, rngs: nnx.Rngs):
         del rngs  # for subclasses with parameters
-        if backbone.is_pyramid and self.not_in_pyramids:
+        if backbone.map_blocks is not None:
+            if not self.keeps_map:
+                backbone.map_blocks.refuse(type(self).__name__)
+        elif backbone.is_pyramid and self.not_in_pyramids:
             raise UserError(
                 f"reduction {type(self).__name__} does not run inside a pyramid network: "
                 f"{self.not_in_pyramids}"
@@ -348,6 +356,7 @@ class Dense(Reducer):
     """No reduction: every token in every block."""
 
     not_in_pyramids = None
+    keeps_map = True
 
 
 def check_rate(name: str, value: Any) -> None:

@@ -24,6 +24,7 @@ weights cross entropy 1, ratio 2, distill_logits 0.5, distill_tokens 0.5; the ba
 epochs, then at 0.01 of the rate; class token and positions always frozen. DeiT-S at 0.7: 79.32.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -47,12 +48,12 @@ KEEP = 0  # the class of a predictor that means keep
 class Predictor(nnx.Module):
     """Log-probabilities of keeping and of dropping each token, in float32 (equations 2 to 5)."""
 
-    def __init__(self, dim: int, *, rngs: nnx.Rngs):
+    def __init__(self, dim: int, *, epsilon: float = 1e-5, rngs: nnx.Rngs):
         def linear(inputs: int, outputs: int) -> nnx.Linear:
             init = nnx.initializers.truncated_normal(stddev=0.02)
             return nnx.Linear(inputs, outputs, kernel_init=init, rngs=rngs)
 
-        self.norm = nnx.LayerNorm(dim, epsilon=1e-5, rngs=rngs)
+        self.norm = nnx.LayerNorm(dim, epsilon=epsilon, rngs=rngs)
         self.embed = linear(dim, dim)
         self.score = nnx.List(
             [linear(dim, dim // 2), linear(dim // 2, dim // 4), linear(dim // 4, 2)]
@@ -134,11 +135,7 @@ class DynamicViT(Located):
     def losses(self, tokens: TokenSet) -> dict[str, Float[Array, ""]]:
         """`ratio`: how far the shares of tokens kept are from the keep rates."""
         wanted = [self.share(location) for location in range(len(self.locations))]
-        misses = [
-            jnp.square(decision.mean(axis=1) - share).mean()
-            for decision, share in zip(tokens.aside["decisions"], wanted, strict=True)
-        ]
-        return {"ratio": sum(misses) / len(misses)}
+        return {"ratio": ratio_loss(tokens.aside["decisions"], wanted)}
 
     def teacher_losses(
         self,
@@ -180,6 +177,17 @@ def decided(tokens: TokenSet) -> Float[Array, "b p"]:
     """The last decision of a training pass, 1 where a patch token is kept."""
     decisions = tokens.aside["decisions"]
     return decisions[-1] if decisions else jnp.ones((tokens.x.shape[0], tokens.patches))
+
+
+def ratio_loss(
+    decisions: Sequence[Float[Array, "b p"]], shares: Sequence[float]
+) -> Float[Array, ""]:
+    """How far the shares of tokens kept are from those wanted, the mean of squares."""
+    misses = [
+        jnp.square(decision.mean(axis=1) - share).mean()
+        for decision, share in zip(decisions, shares, strict=True)
+    ]
+    return sum(misses) / len(misses)
 
 
 def divergence(student: Float[Array, "*b k"], teacher: Float[Array, "*b k"]) -> Float[Array, "*b"]:

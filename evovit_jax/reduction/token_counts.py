@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from evovit_jax.hardware.platforms import compiling_for
 from evovit_jax.reduction.base import AttentionRequest, AttentionView, Backbone, Reducer
 from evovit_jax.reduction.tokens import TokenSet, start_tokens
-from evovit_jax.reduction.walk import BlockTokens, subsampled_grid, walk
+from evovit_jax.reduction.walk import BlockTokens, drops_odd_places, subsampled_grid, walk
 
 
 def count(reducer: Reducer, grid: tuple[int, int]) -> tuple[BlockTokens, ...]:
@@ -73,7 +73,9 @@ class _BlankSubsampling:
     def attend(
         self, tokens: TokenSet, request: AttentionRequest
     ) -> tuple[Float[Array, "1 m e"], AttentionView]:
-        rows, columns = subsampled_grid(tokens.grid, self.backbone.stride)
+        backbone = self.backbone
+        drops_odd = drops_odd_places(backbone)
+        rows, columns = subsampled_grid(tokens.grid, backbone.stride, drops_odd=drops_odd)
         n = self.backbone.prefix + rows * columns
         x = jnp.zeros((1, n, self.backbone.dim[self.stage + 1]))
         return x, blank_view(request, tokens, self.backbone, self.stage)

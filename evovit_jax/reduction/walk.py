@@ -12,8 +12,8 @@ import chex
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from evovit_jax.reduction.base import AttentionRequest, AttentionView, Reducer
-from evovit_jax.reduction.tokens import TokenSet, check_tokens, follow
+from evovit_jax.reduction.base import AttentionRequest, AttentionView, Backbone, Reducer
+from evovit_jax.reduction.tokens import TokenSet, check_tokens, dropped_at, follow
 
 
 @runtime_checkable
@@ -133,28 +133,44 @@ def _subsample(
     subsampling: Subsampling, stage: int, tokens: TokenSet, reducer: Reducer
 ) -> TokenSet:
     """The tokens of the stage after stage number `stage`."""
-    stride = reducer.backbone.stride
+    backbone = reducer.backbone
+    stride, drops_odd = backbone.stride, drops_odd_places(backbone)
     x, attention = subsampling.attend(tokens, reducer.subsample_request(stage, tokens))
     tokens = reducer.subsample(tokens, attention, stride, stage=stage)
-    return subsampling.feed_forward(subsampled(tokens, x, stride))
+    lost_at = backbone.stage_starts[stage + 1] if drops_odd else None
+    return subsampling.feed_forward(subsampled(tokens, x, stride, lost_at))
 
 
-def subsampled_grid(grid: tuple[int, int], stride: int) -> tuple[int, int]:
+def drops_odd_places(backbone: Backbone) -> bool:
+    """Whether places without neighbours for a whole cell are lost between two stages."""
+    return backbone.map_blocks is not None and backbone.map_blocks.drops_odd
+
+
+def subsampled_grid(
+    grid: tuple[int, int], stride: int, *, drops_odd: bool = False
+) -> tuple[int, int]:
     """(rows, columns) of the next stage: every `stride`-th, from the first on."""
-    rows, columns = grid
-    return -(-rows // stride), -(-columns // stride)
+    rows, columns = (side // stride if drops_odd else -(-side // stride) for side in grid)
+    return rows, columns
 
 
-def subsampled(tokens: TokenSet, x: Float[Array, "b m e"], stride: int) -> TokenSet:
+def subsampled(
+    tokens: TokenSet, x: Float[Array, "b m e"], stride: int, lost_at: int | None = None
+) -> TokenSet:
     """The set with the tokens `x` of the next stage's grid.
 
     For the source map a token stands for the `stride` x `stride` cell that it is the corner of.
+    Where rows or columns are left over that make no whole cell, they leave at block `lost_at`;
+    None where they are cells as well.
     """
     rows, columns = tokens.grid
-    grid = subsampled_grid(tokens.grid, stride)
+    grid = subsampled_grid(tokens.grid, stride, drops_odd=lost_at is not None)
     chex.assert_axis_dimension(x, 1, tokens.prefix + grid[0] * grid[1])
     y, x_ = jnp.divmod(jnp.arange(rows * columns, dtype=jnp.int32), columns)
     cells = (y // stride) * grid[1] + x_ // stride + tokens.prefix
+    if lost_at is not None:
+        whole = (y // stride < grid[0]) & (x_ // stride < grid[1])
+        cells = jnp.where(whole, cells, jnp.int32(dropped_at(lost_at)))
     moves = jnp.concatenate([jnp.arange(tokens.prefix, dtype=jnp.int32), cells])
     moves = jnp.broadcast_to(moves, (len(x), len(moves)))
     return tokens.replace(x=x, grid=grid, source=follow(tokens.source, moves))

@@ -13,3 +13,26 @@ def renames(model: nnx.Module) -> Renames:
     names = getattr(getattr(model, "reducer", None), "torch_names", ())
     own = tuple((rf"reducer\.{pattern}", replacement) for pattern, replacement in names)
     return (*own, (r"reducer\.(.*)", r"\1"))
+
+
+def fast_paths(model: nnx.Module, norm: str, linear: str) -> Renames:
+    """The names of the fast paths of a network over maps, before those of its blocks.
+
+    Args:
+      model: with any reduction.
+      norm: what a block in PyTorch calls the LayerNorm of its fast path.
+      linear: likewise, the linear map.
+    """
+    reducer = getattr(model, "reducer", None)
+    if not hasattr(reducer, "fast_path"):
+        return ()
+    stage, found = reducer.fields.stage, []
+    for i, number in enumerate(reducer.split_blocks):
+        own = rf"reducer\.fast_path\.{i}"
+        block = f"stages.{stage}.{number - reducer.backbone.stage_starts[stage]}"
+        found += [
+            (rf"{own}\.norm\.(.*)", rf"{block}.{norm}.\1"),
+            (rf"{own}\.linear\.(.*)", rf"{block}.{linear}.\1"),
+            (rf"{own}\.gamma", f"{block}.fast_path_gamma"),
+        ]
+    return tuple(found)
