@@ -27,6 +27,7 @@ FACTS = {
         "after block 0",
         "ceil(keep_rate * patches), patches as they are at that block",
         "int(patches * keep_rate ** (i + 1))",
+        "int(keep_rate * positions of the stage), all positions at every location (not cumulative)",
         "int(patches * prune_rate) * blocks scores lie below the pruning threshold, int(patches * "
         "keep_rate) * blocks at or above the centre threshold, over all merging blocks together",
     ),
@@ -61,6 +62,11 @@ IA_RED2 = {
     "interpreter_layer_norm_eps": 1e-5,
     "interpreter_layer_norm_affine": False,
 }
+
+
+# Networks over maps, in which DynamicViT has the epsilon of the network everywhere.
+SPATIAL = ("dynamic_convnext", "dynamic_swin")
+SPATIAL_EPSILONS = ("predictor_layer_norm_eps", "fast_path_layer_norm_eps")
 
 
 def cropr(fields: dict[str, Any], depth: int) -> None:
@@ -176,6 +182,9 @@ def reducer_fields(given: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[st
         follow = set()  # there it is a setting
     for name in follow:
         fields.pop(name, None)  # a wrong count shows in the output
+    for name in SPATIAL_EPSILONS if meta["method"] in SPATIAL else ():
+        epsilon = meta["model"]["layer_norm_eps"]
+        assert fields.pop(name, epsilon) == epsilon
     for name, values in FACTS.items():
         assert fields.pop(name, values[0]) in values
     if "stages" in fields:
@@ -217,5 +226,6 @@ def reducer_of(meta: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, 
     fields = reducer_fields(given, meta)
     if (meta["family"], meta["method"]) == ("tokenreduction", "evit"):
         fields["rounding"] = "grid"
-    name = {"svite_data": "svite"}.get(meta["method"], meta["method"])
+    names = {"svite_data": "svite", **dict.fromkeys(SPATIAL, "dynamicvit")}
+    name = names.get(meta["method"], meta["method"])
     return {"name": name, **fields}

@@ -23,6 +23,7 @@ MODULES = (
     "pvt_v2",
     "pit",
     "cvt",
+    "convnext",
     "regnet",
     "convit",
     "crossvit",
