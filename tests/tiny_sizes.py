@@ -36,6 +36,13 @@ CVT = {
     "num_heads": (1, 2),
     "class_token": (False, True),
 }
+CONVNEXT = {
+    "image_size": 20,
+    "patch_size": 2,
+    "embed_dim": (6, 8),
+    "depth": (1, 4),
+    "kernel_size": 3,
+}
 CONVIT = {**VIT, "local_up_to_layer": 1}
 CROSSVIT = {
     "image_size": 48,

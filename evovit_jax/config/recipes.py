@@ -150,6 +150,29 @@ def dynamicvit(
     return c
 
 
+def dynamic_spatial(
+    model: str, weights: str, *, keep_rate: float, drop_path_rate: float = 0.2
+) -> ConfigDict:
+    """DynamicViT on ConvNeXt or Swin from dense weights (Rao et al., 2023, and the official code).
+
+    120 epochs of batch 4096, 20 of them warm-up; the backbone is frozen for 5, then learns at 0.2
+    of the rate of predictors and fast paths, 4e-3 (not scaled by the batch) along a cosine to 1e-6.
+    The dense network teaches: KL on the logits 0.5, squared error of the last map 0.5. float32.
+
+    Args:
+      model: its name.
+      weights: the dense model's.
+      keep_rate: share of positions on the slow path; it falls by 0.2 at each further location.
+      drop_path_rate: stochastic depth of the last block; the published one is 0.5 for base models.
+    """
+    c = dynamicvit(model, weights, keep_rate=keep_rate, ratio_weight=10.0)
+    c.model.drop_path_rate = drop_path_rate
+    c.batch_size, c.total_epochs, c.warmup_epochs = 4096, 120, 20
+    c.optim.learning_rate = 4e-3
+    c.optim.learning_rate_rules = (("reducer/.*", 1.0), (".*", 0.2))
+    return c
+
+
 def study(model: str, reduction: str, *, weights: str) -> ConfigDict:
     """The token-reduction study's fine-tuning (Haurum et al., 2023, and its README).
 

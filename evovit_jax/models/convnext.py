@@ -221,7 +221,8 @@ class ConvNeXt(TokenModel):
         self.downsamples = nnx.List(
             Downsample(config, *widths, rngs=rngs) for widths in itertools.pairwise(dim)
         )
-        self.norm = LayerNorm(dim[-1], epsilon=config.norm_eps, dtype=jnp.float32, rngs=rngs)
+        wide = jnp.dtype(jnp.float32)
+        self.norm = LayerNorm(dim[-1], epsilon=config.norm_eps, dtype=wide, rngs=rngs)
         self.head = nnx.Linear(dim[-1], config.num_classes, kernel_init=truncated_normal, rngs=rngs)
         map_blocks = MapBlocks(
             mixing="depthwise convolutions",

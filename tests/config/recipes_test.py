@@ -117,7 +117,7 @@ def test_a_model_is_the_published_one_and_its_distillation_fits(name):
         resize = int(c.model.image_size / c.eval_transform.crop_fraction)
         assert abs(resize - entry.transform.resize) <= 1
         assert (c.mean, c.std) == (entry.transform.mean, entry.transform.std)
-        assert c.total_epochs in (30, 300, 1000)
+        assert c.total_epochs in (30, 120, 300, 1000)
 
 
 def test_the_study_has_its_ten_methods_at_four_keep_rates():
@@ -185,6 +185,16 @@ def test_dynamicvits_fine_tuning():
     )
     assert dict(c.loss.reducer_weights) == {"ratio": 5.0, "distill_.*": 0.5}
     assert (c.augment.repeats, c.distill.kind, c.init_allow_missing) == (1, "self", "reducer/.*")
+
+
+def test_dynamicvits_fine_tuning_on_maps():
+    c = load("convnext_t_dynamic")
+    assert (c.total_epochs, c.warmup_epochs, c.freeze_epochs, c.batch_size) == (120, 20, 5, 4096)
+    assert (c.optim.learning_rate, c.optim.reference_batch) == (4e-3, 0)
+    assert dict(c.optim.learning_rate_rules) == {"reducer/.*": 1.0, ".*": 0.2}
+    assert dict(c.loss.reducer_weights) == {"ratio": 10.0, "distill_.*": 0.5}
+    assert (c.model.drop_path_rate, c.reduction) == (0.2, "dynamicvit,keep_rate=0.7")
+    assert load("convnext_t_dynamic", "keep90").reduction == "dynamicvit,keep_rate=0.9"
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -21,6 +21,10 @@ DOCS = pathlib.Path(__file__).parents[2] / "docs" / "models.md"
 # timm 1.0.31, and the official code of CvT and of Evo-ViT (representative token: 0.5 % more GMACs
 # on DeiT).
 EXPECTED = {
+    "convnext_base.fb_in1k": (88_591_464, 15.355),
+    "convnext_large.fb_in1k": (197_767_336, None),
+    "convnext_small.fb_in1k": (50_223_688, 8.684),
+    "convnext_tiny.fb_in1k": (28_589_128, 4.456),
     "cvt_13": (19_997_480, 4.566),
     "cvt_13_384": (19_997_480, 16.269),
     "cvt_21": (31_622_696, 7.178),
@@ -133,7 +137,7 @@ def test_every_expected_model_is_there():
 TRACED = {"deit_tiny_patch16_224", "evo_levit_128s", "lvvit_s", "regnety_160", "levit_128s"}
 TRACED |= {"pit_ti_224", "convit_tiny", "volo_d1_224"}
 # Whose parameters are counted in the quick run: all but these, which are slow to make.
-SLOW = ("pvt_", "pit_", "cvt_", "convit_", "crossvit_", "volo_")
+SLOW = ("pvt_", "pit_", "cvt_", "convnext_", "convit_", "crossvit_", "volo_")
 MADE = TRACED | {name for name in EXPECTED if not name.startswith(SLOW)}
 
 
@@ -212,6 +216,8 @@ def test_transforms_are_those_of_the_authors():
         "volo_d1_384": EvalTransform(image_size=384, resize=384),
         "regnety_160": at_224,
         "pvt_v2_b0": EvalTransform(resize=248),
+        "convnext_tiny": at_224,
+        "convnext_base.fb_in22k_ft_in1k_384": EvalTransform(image_size=384, resize=384),
         "pit_b_distilled_224": EvalTransform(resize=248),
         "cvt_21": at_224,
         "cvt_21_384": EvalTransform(image_size=384, resize=384),

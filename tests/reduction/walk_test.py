@@ -118,3 +118,10 @@ def test_subsampling_says_where_tokens_went(stride, rows):
     after = subsampled(tokens, jnp.zeros((2, 1 + max(rows[-1]), 1)), stride)
     assert after.grid == (-(-3 // stride), -(-5 // stride))
     np.testing.assert_array_equal(after.source[0], np.concatenate(rows))
+
+
+def test_rows_and_columns_that_make_no_cell_may_be_lost():
+    tokens = start_tokens(jnp.zeros((2, 15, 1)), prefix=0, grid=(3, 5))
+    after = subsampled(tokens, jnp.zeros((2, 2, 1)), 2, lost_at=3)
+    assert after.grid == (1, 2)
+    np.testing.assert_array_equal(after.source[0], [*(0, 0, 1, 1, -4) * 2, *[-4] * 5])

@@ -6,7 +6,20 @@ import pathlib
 import numpy as np
 import pytest
 from tiny import filled
-from tiny_sizes import CONVIT, CROSSVIT, CVT, LEVIT, LOOKUP, LVVIT, PIT, PVT, REGNET, VIT, VOLO
+from tiny_sizes import (
+    CONVIT,
+    CONVNEXT,
+    CROSSVIT,
+    CVT,
+    LEVIT,
+    LOOKUP,
+    LVVIT,
+    PIT,
+    PVT,
+    REGNET,
+    VIT,
+    VOLO,
+)
 
 import evovit_jax
 from evovit_jax.errors import UserError
@@ -61,6 +74,15 @@ FAMILIES = [
         "transformers",
         "cvt.encoder.stages.1.layers.0.attention.attention."
         "convolution_projection_key.convolution_projection.normalization.running_var",
+    ),
+    ("convnext_tiny", None, CONVNEXT, "timm", "stages.1.downsample.1.weight"),
+    ("convnext_tiny", None, CONVNEXT, "convnext", "downsample_layers.0.1.weight"),
+    (
+        "convnext_tiny",
+        "dynamicvit,stage=1,locations=1:2",
+        CONVNEXT,
+        "convnext",
+        "stages.1.3.fast_path_gamma",
     ),
     ("regnety_160", None, REGNET, "timm", "s2.b1.downsample.conv.weight"),
     ("regnety_160", None, REGNET, "pycls", "s2.b1.f.se.f_ex.2.bias"),
