@@ -89,7 +89,7 @@ class Outputs:
 def patch_map(tokens: TokenSet) -> Float[Array, "b h w d"]:
     """The patch tokens in their places; there must be one for each."""
     patches = tokens.x[:, tokens.prefix :]
-    return patches.reshape(len(patches), *tokens.grid, patches.shape[-1])
+    return patches.reshape(patches.shape[0], *tokens.grid, patches.shape[-1])
 
 
 def stage_maps(ends: Sequence[TokenSet]) -> dict[str, Float[Array, "b h w d"]]:

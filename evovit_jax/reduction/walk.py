@@ -172,5 +172,5 @@ def subsampled(
         whole = (y // stride < grid[0]) & (x_ // stride < grid[1])
         cells = jnp.where(whole, cells, jnp.int32(dropped_at(lost_at)))
     moves = jnp.concatenate([jnp.arange(tokens.prefix, dtype=jnp.int32), cells])
-    moves = jnp.broadcast_to(moves, (len(x), len(moves)))
+    moves = jnp.broadcast_to(moves, (x.shape[0], len(moves)))
     return tokens.replace(x=x, grid=grid, source=follow(tokens.source, moves))
