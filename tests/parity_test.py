@@ -40,7 +40,7 @@ from evovit_jax.weights import from_torch
 HERE = pathlib.Path(__file__).parent / "golden"
 # Near relatives of other files, which the quick run leaves out.
 VARIANTS_OF_A_FILE = {
-    *("pit_distilled", "pvt_v2_linear", "crossvit_dagger", "dinov2", "dinov3"),
+    *("pit_distilled", "pvt_v2_linear", "swin_small_map", "crossvit_dagger", "dinov2", "dinov3"),
     *("tokenreduction_evit", "tokenreduction_tome", "tokenreduction_topk", "tokenreduction_sit"),
     *("tokenreduction_patchmerger", "tokenreduction_heuristic", "evit_drop", "etps"),
 }

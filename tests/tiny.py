@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from evovit_jax import config as config_lib
 from evovit_jax.models import abstract_model
+from evovit_jax.models.variables import Skeleton
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # As `--config.FIELD=VALUE` or to `update_from_flattened_dict`.
@@ -50,6 +51,18 @@ def filled(name: str, reduction: Any = None, **fields: Any) -> nnx.Module:
         return jnp.asarray(np.maximum(value, at_least).astype(shape.dtype))
 
     return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(drawn, shapes))
+
+
+def gradients(model: nnx.Module, images: jax.Array, **settings: Any) -> tuple[Any, dict[str, Any]]:
+    """Loss, and gradients by name, of a training pass: the sum of its logits' squares."""
+    skeleton = Skeleton(model)
+    params, stats = Skeleton.variables(model)
+
+    def loss(params: Any) -> jax.Array:
+        logits, _ = skeleton.build(params, stats)(images, train=True, **settings)
+        return jnp.square(logits).sum()
+
+    return jax.jit(jax.value_and_grad(loss))(params)
 
 
 def shapes_of(model: nnx.Module, *images: int) -> tuple[Any, dict[str, Any]]:

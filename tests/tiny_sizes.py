@@ -43,6 +43,13 @@ CONVNEXT = {
     "depth": (1, 4),
     "kernel_size": 3,
 }
+SWIN = {
+    "image_size": 32,
+    "embed_dim": (8, 16),
+    "depth": (2, 1),
+    "num_heads": (1, 2),
+    "window_size": 3,
+}
 CONVIT = {**VIT, "local_up_to_layer": 1}
 CROSSVIT = {
     "image_size": 48,

@@ -10,7 +10,7 @@ COUNTS = ("image_size", "patch_size", "in_channels", "embed_dim", "num_heads",
           "key_dim", "depth", "stem_width", "widths", "group_width", "stride", "sr_ratios",
           "patch_stride", "qkv_kernel", "kv_stride", "layers", "embed_dims", "stem_hidden_dim",
           "compressed_grid", "head_dim", "cross_num_heads", "cross_head_dim",
-          "patch_kernel_size", "kernel_size")  # fmt: skip
+          "patch_kernel_size", "kernel_size", "window_size")  # fmt: skip
 # The largest counts (blocks: all together): no network that was ever published has more, and making
 # one takes minutes.
 MOST = {"depth": 256, "in_channels": 64, "image_size": 8192}

@@ -20,7 +20,7 @@ from evovit_jax.models.config_checks import check_fields
 from evovit_jax.models.layers import LayerNorm, as_float32, truncated_normal
 from evovit_jax.models.outputs import Outputs, patch_map
 from evovit_jax.models.positions import resize_positions
-from evovit_jax.models.pyramid import check_stages
+from evovit_jax.models.pyramid import check_stages, sides
 from evovit_jax.models.registry import Entry, EvalTransform
 from evovit_jax.models.token_model import TokenModel
 from evovit_jax.models.vit import Block, ViTConfig
@@ -91,11 +91,6 @@ class PiTConfig:
             attention_kernel=self.attention_kernel,
             **{name: getattr(self, name) for name in names},
         )
-
-
-def sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of square images, or as they are given."""
-    return image_size if isinstance(image_size, tuple) else (image_size, image_size)
 
 
 class PatchEmbed(nnx.Module):

@@ -24,6 +24,11 @@ from evovit_jax.reduction.base import NOTHING_ASKED
 from evovit_jax.reduction.tokens import TokenSet, start_tokens
 
 
+def sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of square images, or as they are given."""
+    return image_size if isinstance(image_size, tuple) else (image_size, image_size)
+
+
 def check_stages(config: Any, *names: str) -> None:
     """Checks that the named fields have a member for each stage, and that heads divide widths.
 

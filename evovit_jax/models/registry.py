@@ -24,6 +24,7 @@ MODULES = (
     "pit",
     "cvt",
     "convnext",
+    "swin",
     "regnet",
     "convit",
     "crossvit",

@@ -38,8 +38,14 @@ PYRAMID = {"depth": (1, 1, 1), "embed_dim": (16, 16, 16), "num_heads": (2, 2, 2)
         pytest.param("pvt_v2_b0", "none", model_entry("pvt_v2_b0").model.smoke, marks=SLOW),
         pytest.param("pit_ti_224", "evo", model_entry("pit_ti_224").model.smoke, marks=SLOW),
         pytest.param("cvt_13", "none", model_entry("cvt_13").model.smoke, marks=SLOW),
+        pytest.param(
+            "swin_tiny_patch4_window7_224",
+            "none",
+            model_entry("swin_tiny_patch4_window7_224").model.smoke,
+            marks=SLOW,
+        ),
     ],
-    ids=["deit", "evo", "levit", "pvt", "pit", "cvt"],
+    ids=["deit", "evo", "levit", "pvt", "pit", "cvt", "swin"],
 )
 def test_a_training_step_trains(name, reduction, fields):
     model = abstract_model(name, reduction, **fields)

@@ -22,7 +22,15 @@ TOKENS = [
 @pytest.mark.parametrize(("fields", "message"), BAD)
 @pytest.mark.parametrize(
     "name",
-    ["deit_tiny_patch16_224", "levit_128s", "regnety_160", "pvt_v2_b0", "pit_ti_224", "cvt_13"],
+    [
+        "deit_tiny_patch16_224",
+        "levit_128s",
+        "regnety_160",
+        "pvt_v2_b0",
+        "pit_ti_224",
+        "cvt_13",
+        "swin_tiny_patch4_window7_224",
+    ],
 )
 def test_every_family(name, fields, message):
     with pytest.raises(UserError, match=message):
@@ -31,7 +39,15 @@ def test_every_family(name, fields, message):
 
 @pytest.mark.parametrize(("fields", "message"), TOKENS)
 @pytest.mark.parametrize(
-    "name", ["deit_tiny_patch16_224", "levit_128s", "pvt_v2_b0", "pit_ti_224", "cvt_13"]
+    "name",
+    [
+        "deit_tiny_patch16_224",
+        "levit_128s",
+        "pvt_v2_b0",
+        "pit_ti_224",
+        "cvt_13",
+        "swin_tiny_patch4_window7_224",
+    ],
 )
 def test_networks_of_tokens(name, fields, message):
     with pytest.raises(UserError, match=message):

@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import filled, run_model, shapes_of
+from tiny import filled, gradients, run_model, shapes_of
 
 import evovit_jax
 from evovit_jax.errors import UserError
 from evovit_jax.models.pvt_v2 import adaptive_mean
-from evovit_jax.models.variables import Skeleton
 
 TINY = {
     "image_size": 32,
@@ -31,18 +30,6 @@ def tiny(**overrides):
 
 def images(*shape):
     return jax.random.normal(jax.random.key(0), (*shape, 3))
-
-
-def gradients(model, batch, **settings):
-    """(loss, gradients) of a training pass, by name."""
-    skeleton = Skeleton(model)
-    params, stats = Skeleton.variables(model)
-
-    def loss(params):
-        logits, _ = skeleton.build(params, stats)(batch, train=True, **settings)
-        return jnp.square(logits).sum()
-
-    return jax.jit(jax.value_and_grad(loss))(params)
 
 
 @pytest.mark.parametrize(("linear", "dtype"), [(False, "float32"), (True, "bfloat16")])

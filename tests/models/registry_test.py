@@ -82,6 +82,10 @@ EXPECTED = {
     "pvt_v2_b3": (45_238_696, 6.897),
     "pvt_v2_b4": (62_556_072, 10.101),
     "pvt_v2_b5": (81_956_008, 11.717),
+    "swin_base_patch4_window12_384.ms_in1k": (87_904_232, None),
+    "swin_base_patch4_window7_224.ms_in1k": (87_768_224, 15.431),
+    "swin_small_patch4_window7_224.ms_in1k": (49_606_258, 8.741),
+    "swin_tiny_patch4_window7_224.ms_in1k": (28_288_354, 4.491),
     "regnety_160": (83_590_140, 15.912),
     "convit_base": (86_540_040, 17.505),
     "convit_small": (27_777_322, 5.747),
@@ -137,7 +141,7 @@ def test_every_expected_model_is_there():
 TRACED = {"deit_tiny_patch16_224", "evo_levit_128s", "lvvit_s", "regnety_160", "levit_128s"}
 TRACED |= {"pit_ti_224", "convit_tiny", "volo_d1_224"}
 # Whose parameters are counted in the quick run: all but these, which are slow to make.
-SLOW = ("pvt_", "pit_", "cvt_", "convnext_", "convit_", "crossvit_", "volo_")
+SLOW = ("pvt_", "pit_", "cvt_", "convnext_", "convit_", "crossvit_", "volo_", "swin_")
 MADE = TRACED | {name for name in EXPECTED if not name.startswith(SLOW)}
 
 
@@ -219,6 +223,8 @@ def test_transforms_are_those_of_the_authors():
         "convnext_tiny": at_224,
         "convnext_base.fb_in22k_ft_in1k_384": EvalTransform(image_size=384, resize=384),
         "pit_b_distilled_224": EvalTransform(resize=248),
+        "swin_tiny_patch4_window7_224.ms_in1k": EvalTransform(resize=248),
+        "swin_base_patch4_window12_384.ms_in1k": EvalTransform(image_size=384, resize=384),
         "cvt_21": at_224,
         "cvt_21_384": EvalTransform(image_size=384, resize=384),
     }

@@ -17,6 +17,7 @@ from tiny_sizes import (
     PIT,
     PVT,
     REGNET,
+    SWIN,
     VIT,
     VOLO,
 )
@@ -83,6 +84,14 @@ FAMILIES = [
         CONVNEXT,
         "convnext",
         "stages.1.3.fast_path_gamma",
+    ),
+    ("swin_tiny_patch4_window7_224", None, SWIN, "timm", "layers.1.downsample.norm.bias"),
+    (
+        "swin_tiny_patch4_window7_224",
+        "dynamicvit,stage=0,locations=1:",
+        SWIN,
+        "swin",
+        "layers.0.blocks.1.fastmlp.fc1.1.weight",
     ),
     ("regnety_160", None, REGNET, "timm", "s2.b1.downsample.conv.weight"),
     ("regnety_160", None, REGNET, "pycls", "s2.b1.f.se.f_ex.2.bias"),
