@@ -2,9 +2,13 @@
 
 import json
 import math
+import os
+import pathlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from evovit_jax.errors import UserError
 
 # What Markdown or HTML takes for more than text; underscores inside a word are no such thing.
 _MARKS = re.compile(r"[\\`*\[\]<>&|$~#!]|(?<![^\W_])_|_(?![^\W_])")
@@ -52,3 +56,20 @@ def markdown(
 def _line(cells: Iterable[Any]) -> str:
     """A row; a bar in a cell is escaped, for it would end the cell even in code."""
     return f"| {' | '.join(_BAR.sub(_ESCAPED, str(cell)) for cell in cells)} |"
+
+
+def write_between(path: str | os.PathLike, begin: str, end: str, text: str) -> None:
+    """Puts a text between the lines `begin` and `end` of a file, in the place of what was there.
+
+    Raises:
+      UserError: the file has no such lines, or cannot be written.
+    """
+    path = pathlib.Path(path)
+    before, found, rest = (path.read_text() if path.is_file() else "").partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise UserError(f"{path} has no lines {begin} and {end}")
+    try:
+        path.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+    except OSError as error:
+        raise UserError(f"cannot write --write={path}: {error.strerror or error}") from None

@@ -10,13 +10,17 @@ from tqdm import tqdm
 from evovit_jax.data.stored_files import MOST_PIXELS
 from evovit_jax.errors import UserError
 from evovit_jax.inference.ready_model import ReadyModel, prepare
+from evovit_jax.reduction import method_table
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that `prepare_from` reads."""
     parser.add_argument("--model", help="a name of evovit_jax.list_models()")
     parser.add_argument("--weights", help="a weight file, hf://NAME, or a run's work directory")
-    parser.add_argument("--reduction", help="such as evit,keep_rate=0.7 (default: the model's own)")
+    parser.add_argument(
+        "--reduction",
+        help=f"such as evit,keep_rate=0.7 (default: the model's own): {method_table.words()}",
+    )
     parser.add_argument("--image_size", type=int, help="pixels (default: the model's own)")
     parser.add_argument("--num_classes", type=int, help="of the head (default: the model's own)")
     parser.add_argument("--classes", help="class embeddings (.npz) that features are compared with")

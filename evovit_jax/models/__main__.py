@@ -7,7 +7,6 @@ python -m evovit_jax.models --write=docs/models.md
 import argparse
 import functools
 import math
-import pathlib
 from typing import Any
 
 from flax import nnx
@@ -86,16 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
     if flags.write is None:
         print(text)
         return 0
-    path = pathlib.Path(flags.write)
-    before, begin, rest = (path.read_text() if path.is_file() else "").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"{path} has no lines {BEGIN} and {END}")
-    try:
-        path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
-    except OSError as error:
-        raise UserError(f"cannot write --write={path}: {error.strerror or error}") from None
-    print(f"wrote {path}")
+    tables.write_between(flags.write, BEGIN, END, text)
+    print(f"wrote {flags.write}")
     return 0
 
 

@@ -12,7 +12,7 @@ from evovit_jax.reduction.typed_fields import checked
 
 # name: module of this package, class.
 METHODS: dict[str, tuple[str, str]] = {
-    "none": ("base", "Dense"),
+    "none": ("none", "Dense"),
     "ats": ("ats", "ATS"),
     "cropr": ("cropr", "Cropr"),
     "diffrate": ("diffrate", "DiffRate"),

@@ -6,6 +6,7 @@ import math
 from evovit_jax.errors import UserError
 from evovit_jax.reduction import base
 from evovit_jax.reduction.base import Backbone, Reducer, check_blocks, check_rate, check_score
+from evovit_jax.reduction.knob import Knob, keep_rates
 from evovit_jax.reduction.schedule import KEEP_RATE
 from evovit_jax.reduction.tokens import TokenSet
 
@@ -80,6 +81,7 @@ class Located(Reducer):
     Subclasses that round in another way override `count`.
     """
 
+    knob = Knob("keep_rate", keep_rates)
     Fields = LocatedFields
     durations = KEEP_RATE
 

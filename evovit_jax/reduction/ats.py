@@ -25,12 +25,23 @@ from jaxtyping import Array, Bool, Float, Int
 from evovit_jax.parallel.per_device import per_device
 from evovit_jax.reduction.at_locations import Located, RankedFields
 from evovit_jax.reduction.base import AttentionRequest, AttentionView, key_mask
+from evovit_jax.reduction.card import OPTIONAL, Card
 from evovit_jax.reduction.tokens import TokenSet, keep, mask_out, membership
 
 
 class ATS(Located):
     """Adaptive sampling by class attention and value lengths."""
 
+    card = Card(
+        title="ATS",
+        paper="2111.15667",
+        summary="samples tokens; their number depends on the image, the shapes do not",
+        training=OPTIONAL,
+        score="class attention times length of the values",
+        fused_attention="until tokens are masked",
+        equal_to=("JoakimHaurum/TokenReduction",),
+        notes="MIT",
+    )
     Fields = RankedFields
     needs_class_token = True
 

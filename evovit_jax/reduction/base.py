@@ -16,6 +16,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from evovit_jax.errors import UserError
+from evovit_jax.reduction.card import Card
+from evovit_jax.reduction.knob import Knob
 from evovit_jax.reduction.map_blocks import MapBlocks
 from evovit_jax.reduction.schedule import Changes, Timeline, falling_keep_rate
 from evovit_jax.reduction.tokens import TokenSet
@@ -179,6 +181,9 @@ class Reducer(nnx.Module):
     """
 
     Fields = Fields
+    # What documents say of it, each method its own; and what makes it cheaper or dearer.
+    card: Card | None = None
+    knob: Knob | None = None
     # What to tell someone who asks for it in a pyramid; None where the method works in one.
     not_in_pyramids: str | None = "it is defined for networks that keep their resolution"
     # Whether every place of a map has its token whenever a block mixes places.
@@ -350,13 +355,6 @@ class Reducer(nnx.Module):
         By default `sizes`, float32 `[b, n]`, where tokens have sizes.
         """
         return {} if tokens.sizes is None else {"sizes": tokens.sizes}
-
-
-class Dense(Reducer):
-    """No reduction: every token in every block."""
-
-    not_in_pyramids = None
-    keeps_map = True
 
 
 def check_rate(name: str, value: Any) -> None:

@@ -28,6 +28,8 @@ from jaxtyping import Array, Float, Int
 from evovit_jax.errors import UserError
 from evovit_jax.reduction import base
 from evovit_jax.reduction.base import Backbone, Reducer
+from evovit_jax.reduction.card import NEEDED, Card
+from evovit_jax.reduction.knob import Knob, numbers_leaving
 from evovit_jax.reduction.matching import places
 from evovit_jax.reduction.query_classifier import CrossAttention, Head
 from evovit_jax.reduction.tokens import (
@@ -116,6 +118,16 @@ class Left:
 class Cropr(Reducer):
     """Pruning by learned queries."""
 
+    card = Card(
+        title="Cropr",
+        paper="2412.00965",
+        summary="learned queries after each block; may give all tokens back for the last",
+        training=NEEDED,
+        score="learned",
+        equal_to=("benbergner/cropr",),
+        notes="MIT",
+    )
+    knob = Knob("r", numbers_leaving)
     Fields = CroprFields
     fixed_fields = ("num_queries", "aux_heads")
 

@@ -34,7 +34,9 @@ from evovit_jax.reduction.base import (
     Reducer,
     check_score,
 )
+from evovit_jax.reduction.card import NOT_NEEDED, Card
 from evovit_jax.reduction.diffrate_tables import TABLES
+from evovit_jax.reduction.knob import Knob
 from evovit_jax.reduction.matching import (
     added_sizes,
     best_edges,
@@ -48,6 +50,8 @@ from evovit_jax.reduction.matching import (
 from evovit_jax.reduction.tokens import TokenSet, keep, order_by
 
 DEFAULT_TABLE = "diffrate_s_2.9g"
+# Whose rates are for networks of which width.
+FAMILIES = {192: "t", 384: "s", 768: "b", 1024: "mae_l", 1280: "mae_h"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +116,30 @@ class DiffRateFields(base.Fields):
         return tuple(math.ceil(round(k * patches / whole, 6)) for k in kept)
 
 
+def published(backbone: Backbone) -> tuple[str, ...]:
+    """The rates for networks of this depth and width, the cheapest first."""
+    begin = f"diffrate_{FAMILIES.get(backbone.dim[0])}_"
+    return tuple(
+        name
+        for name, (kept, _) in TABLES.items()
+        if name.startswith(begin) and len(kept) == backbone.depth
+    )
+
+
 class DiffRate(Reducer):
     """Pruning and merging by class attention, at fixed rates."""
 
+    card = Card(
+        title="DiffRate",
+        paper="2305.17997",
+        summary="drops and merges at rates that were learned once",
+        training=NOT_NEEDED,
+        score="class attention",
+        fused_attention="until sizes count",
+        equal_to=("OpenGVLab/DiffRate",),
+        notes="no licence; files with ToMe's header (CC-BY-NC)",
+    )
+    knob = Knob("rates", published)
     Fields = DiffRateFields
     needs_class_token = True
 

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int
 from evovit_jax.errors import UserError
 from evovit_jax.reduction.at_locations import Located, LocatedFields
 from evovit_jax.reduction.base import Backbone
+from evovit_jax.reduction.card import OPTIONAL, Card
 from evovit_jax.reduction.tokens import (
     TokenSet,
     columns,
@@ -71,6 +72,16 @@ class Score(nnx.Module):
 class DPCKNN(Located):
     """Density-peak clustering."""
 
+    card = Card(
+        title="DPC-KNN",
+        paper="2204.08680",
+        summary="clusters around density peaks, weighted by learned scores or equally",
+        training=OPTIONAL,
+        score="density and distance of tokens",
+        equal_to=("JoakimHaurum/TokenReduction",),
+        notes="MIT",
+        untrained="equal_weight=true",
+    )
     Fields = DPCKNNFields
     keeps_places = False
     fixed_fields = ("locations", "equal_weight")

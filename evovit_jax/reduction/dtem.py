@@ -24,6 +24,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from evovit_jax.reduction.base import AttentionRequest, AttentionView, Backbone
+from evovit_jax.reduction.card import NEEDED, Card
 from evovit_jax.reduction.matching import (
     alternate,
     bipartite,
@@ -52,6 +53,16 @@ LEAST = 1e-3  # of a token's size is left in training, so that its logarithm is 
 class DTEM(ToMe):
     """Merging by learned embeddings."""
 
+    card = Card(
+        title="DTEM",
+        paper="2412.10569",
+        summary="ToMe by an embedding learned for it",
+        training=NEEDED,
+        score="similar learned embeddings",
+        fused_attention="until sizes count",
+        equal_to=("movinghoon/DTEM",),
+        notes="no licence",
+    )
     not_in_pyramids = "its embeddings belong to the blocks of a flat network"
 
     def __init__(self, backbone: Backbone, fields: ToMeFields, *, rngs: nnx.Rngs):

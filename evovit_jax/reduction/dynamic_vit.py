@@ -39,6 +39,7 @@ from evovit_jax.reduction.base import (
     AttentionRequest,
     Backbone,
 )
+from evovit_jax.reduction.card import NEEDED, Card
 from evovit_jax.reduction.tokens import TokenSet, keep, mask_out, top_k
 
 EPS = 1e-6
@@ -77,6 +78,15 @@ class Predictor(nnx.Module):
 class DynamicViT(Located):
     """Learned, image-dependent pruning."""
 
+    card = Card(
+        title="DynamicViT",
+        paper="2106.02034",
+        summary="small networks decide what to drop",
+        training=NEEDED,
+        score="learned",
+        equal_to=("raoyongming/DynamicViT",),
+        notes="MIT",
+    )
     fixed_fields = ("locations",)
     loss_names = ("ratio",)
     teacher_loss_names = ("distill_logits", "distill_tokens")

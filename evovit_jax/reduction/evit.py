@@ -31,6 +31,7 @@ from evovit_jax.reduction.base import (
     AttentionRequest,
     AttentionView,
 )
+from evovit_jax.reduction.card import OPTIONAL, Card
 from evovit_jax.reduction.in_pyramid import WithinStages
 from evovit_jax.reduction.tokens import (
     TokenSet,
@@ -65,6 +66,16 @@ class EViTFields(RankedFields):
 class EViT(WithinStages):
     """Token reorganisation by class attention."""
 
+    card = Card(
+        title="EViT",
+        paper="2202.07800",
+        summary="keeps what the class token attends to, fuses (or drops) the rest",
+        training=OPTIONAL,
+        score="class attention",
+        in_pyramids="with a class token",
+        equal_to=("youweiliang/evit", "JoakimHaurum/TokenReduction"),
+        notes="Apache-2.0; MIT",
+    )
     Fields = EViTFields
     needs_class_token = True
 

@@ -31,6 +31,8 @@ from evovit_jax.reduction.base import (
     check_rate,
     check_score,
 )
+from evovit_jax.reduction.card import OPTIONAL, Card
+from evovit_jax.reduction.knob import Knob, keep_rates
 from evovit_jax.reduction.schedule import KEEP_RATE, Changes, Timeline
 from evovit_jax.reduction.tokens import (
     TokenSet,
@@ -164,6 +166,7 @@ def waiting(tokens: TokenSet) -> Waiting | None:
 class SlowFast(Reducer):
     """Slow-fast token evolution; the fields say where it selects, subclasses how it averages."""
 
+    knob = Knob("keep_rate", keep_rates)
     Fields = SlowFastFields
     trained_settings = ("representative_token",)
     durations = (*KEEP_RATE, "layer_to_stage")
@@ -252,6 +255,16 @@ class SlowFast(Reducer):
 class Evo(SlowFast):
     """Slow-fast token evolution in a flat network."""
 
+    card = Card(
+        title="Evo-ViT",
+        paper="2108.01390",
+        summary="keeps all tokens: slow path for some, one fast update for the rest",
+        training=OPTIONAL,
+        score="class attention, averaged over blocks",
+        in_pyramids="with a class token",
+        equal_to=("YifanXu74/Evo-ViT",),
+        notes="MIT",
+    )
     Fields = EvoFields
     needs_class_token = True
 

@@ -32,6 +32,8 @@ from evovit_jax.errors import UserError
 from evovit_jax.parallel.per_device import per_device
 from evovit_jax.reduction import base
 from evovit_jax.reduction.base import AttentionRequest, AttentionView, Backbone, Reducer
+from evovit_jax.reduction.card import NOT_NEEDED, Card
+from evovit_jax.reduction.knob import Knob, numbers_leaving
 from evovit_jax.reduction.matching import sizes_of
 from evovit_jax.reduction.merging import log_sizes
 from evovit_jax.reduction.token_graph import GRAPHS, Graph, make_graph
@@ -104,6 +106,17 @@ class GTPFields(base.Fields):
 class GTP(Reducer):
     """Pruning with graph-based propagation."""
 
+    card = Card(
+        title="GTP-ViT",
+        paper="2311.03035",
+        summary="propagates what leaves along a graph to what stays",
+        training=NOT_NEEDED,
+        score="attention to itself and received",
+        fused_attention="no",
+        equal_to=("Ackesnal/GTP-ViT",),
+        notes="Apache-2.0",
+    )
+    knob = Knob("dropped", numbers_leaving)
     Fields = GTPFields
 
     def start(self, tokens: TokenSet) -> TokenSet:

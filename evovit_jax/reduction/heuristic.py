@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float
 from evovit_jax.errors import UserError, suggestion
 from evovit_jax.reduction.at_locations import Located, LocatedFields
 from evovit_jax.reduction.base import NOTHING_ASKED, AttentionRequest, key_mask
+from evovit_jax.reduction.card import OPTIONAL, Card
 from evovit_jax.reduction.tokens import TokenSet, keep, mask_out
 
 NORMS = {
@@ -62,6 +63,15 @@ class HeuristicFields(LocatedFields):
 class Heuristic(Located):
     """Pruning by the distance from the image's centre."""
 
+    card = Card(
+        title="radial heuristics",
+        paper="2308.04657",
+        summary="keeps a disc around the centre",
+        training=OPTIONAL,
+        score="position",
+        equal_to=("JoakimHaurum/TokenReduction",),
+        notes="MIT",
+    )
     Fields = HeuristicFields
 
     @property

@@ -32,6 +32,7 @@ from jaxtyping import Array, Bool, Float
 from evovit_jax.errors import UserError
 from evovit_jax.reduction.at_locations import Located, LocatedFields
 from evovit_jax.reduction.base import AttentionRequest, Backbone
+from evovit_jax.reduction.card import NEEDED, Card
 from evovit_jax.reduction.tokens import TokenSet, ascending, keep, mask_out, top_k
 
 HEADS = 6
@@ -103,6 +104,15 @@ class Interpreter(nnx.Module):
 class IARED2(Located):
     """Pruning by interpreters before groups of blocks."""
 
+    card = Card(
+        title="IA-RED2",
+        paper="2106.12620",
+        summary="interpreters compare with the class token before groups of blocks",
+        training=NEEDED,
+        score="learned",
+        equal_to=("irsLu/ltrp",),
+        notes="no licence; US 12,154,307 B2 has the paper's title",
+    )
     Fields = IARED2Fields
     needs_class_token = True
     loss_names = ("ratio",)

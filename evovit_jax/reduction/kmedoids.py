@@ -29,6 +29,7 @@ from evovit_jax.reduction.base import (
     AttentionRequest,
     AttentionView,
 )
+from evovit_jax.reduction.card import OPTIONAL, Card
 from evovit_jax.reduction.tokens import (
     TokenSet,
     columns,
@@ -61,6 +62,16 @@ class KMedoidsFields(LocatedFields):
 class KMedoids(Located):
     """Clustering by medoids, seeded by attention."""
 
+    card = Card(
+        title="K-medoids",
+        paper="2308.04657",
+        summary="clusters, each one of its own tokens",
+        training=OPTIONAL,
+        score="distances of tokens, attention received",
+        fused_attention="but for the blocks before a location",
+        equal_to=("JoakimHaurum/TokenReduction",),
+        notes="MIT",
+    )
     Fields = KMedoidsFields
 
     def _weighted(self, block: int, tokens: TokenSet) -> bool:

@@ -34,6 +34,8 @@ from jaxtyping import Array, Float
 from evovit_jax.errors import UserError
 from evovit_jax.reduction import base
 from evovit_jax.reduction.base import AttentionRequest, AttentionView, Backbone, Reducer
+from evovit_jax.reduction.card import OPTIONAL, Card
+from evovit_jax.reduction.knob import Knob, numbers_leaving
 from evovit_jax.reduction.matching import (
     Merge,
     added_sizes,
@@ -99,6 +101,17 @@ class MCTFFields(base.Fields):
 class MCTF(Reducer):
     """Merging by similarity, informativeness and size."""
 
+    card = Card(
+        title="MCTF",
+        paper="2403.10030",
+        summary="merges by several criteria, one step ahead",
+        training=OPTIONAL,
+        score="similar tokens, attention received, sizes",
+        fused_attention="no",
+        equal_to=("mlvlab/MCTF",),
+        notes="MIT; a file with ToMe's header (CC-BY-NC)",
+    )
+    knob = Knob("r", numbers_leaving)
     Fields = MCTFFields
 
     def merges(self, block: int, tokens: TokenSet) -> int:

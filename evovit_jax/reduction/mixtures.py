@@ -17,6 +17,7 @@ class Mixing(Located):
     mixtures follow from the grid that the network is made for.
     """
 
+    knob = None
     layer: type[nnx.Module]
     keeps_places = False
     fixed_fields = ("keep_rate", "locations")

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from evovit_jax.reduction.card import NEEDED, Card
 from evovit_jax.reduction.mixtures import Mixing
 
 
@@ -39,4 +40,13 @@ class Merger(nnx.Module):
 class PatchMerger(Mixing):
     """Learned queries over the tokens."""
 
+    card = Card(
+        title="PatchMerger",
+        paper="2202.12015",
+        summary="learned queries over the tokens",
+        training=NEEDED,
+        score="learned",
+        equal_to=("JoakimHaurum/TokenReduction",),
+        notes="MIT",
+    )
     layer = Merger

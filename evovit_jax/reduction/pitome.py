@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from evovit_jax.reduction.base import AttentionView
+from evovit_jax.reduction.card import NOT_NEEDED, Card
 from evovit_jax.reduction.matching import (
     Merge,
     best_edges,
@@ -55,6 +56,16 @@ class PiToMeFields(EveryBlockFields):
 class PiToMe(Merging):
     """Merging of high-energy tokens."""
 
+    card = Card(
+        title="PiToMe",
+        paper="2405.16148",
+        summary="merges tokens that resemble many, protects those that stand alone",
+        training=NOT_NEEDED,
+        score="energy: keys that resemble many",
+        in_pyramids="without attention biases",
+        equal_to=("hchautran/PiToMe",),
+        notes="CC-BY-NC",
+    )
     Fields = PiToMeFields
 
     def count(self, location: int, tokens: TokenSet) -> int:

@@ -28,6 +28,8 @@ from evovit_jax.errors import UserError
 from evovit_jax.reduction import base
 from evovit_jax.reduction.at_locations import Located, LocatedFields
 from evovit_jax.reduction.base import AttentionRequest, AttentionView, Backbone, check_score
+from evovit_jax.reduction.card import NOT_NEEDED, Card
+from evovit_jax.reduction.knob import Knob, numbers_leaving
 from evovit_jax.reduction.matching import bipartite, merge_by_size, sizes_of
 from evovit_jax.reduction.merging import log_sizes, mean_keys
 from evovit_jax.reduction.tokens import TokenSet, keep, top_k
@@ -99,6 +101,17 @@ class Choices:
 class PPT(Located):
     """Pruning or pooling, as each image's scores suggest."""
 
+    card = Card(
+        title="PPT",
+        paper="2310.01812",
+        summary="drops or merges, as each image's scores suggest",
+        training=NOT_NEEDED,
+        score="class attention times length of the values",
+        fused_attention="until sizes count",
+        equal_to=("xjwu1024/PPT",),
+        notes="Apache-2.0; files with ToMe's header (CC-BY-NC)",
+    )
+    knob = Knob("r", numbers_leaving)
     Fields = PPTFields
     needs_class_token = True
 

@@ -29,6 +29,7 @@ from jaxtyping import Array, Float, Int
 from evovit_jax.errors import UserError
 from evovit_jax.reduction import base
 from evovit_jax.reduction.base import Backbone, Reducer
+from evovit_jax.reduction.card import NEEDED, Card
 from evovit_jax.reduction.merge_matrices import even_matrix
 from evovit_jax.reduction.tokens import TokenSet, dropped_at, follow
 
@@ -106,6 +107,15 @@ class Matrices(nnx.Module):
 class PruneAndMerge(Reducer):
     """Blocks on few tokens between constant matrices."""
 
+    card = Card(
+        title="Prune-and-Merge",
+        paper="2503.23455",
+        summary="constant matrices around each block; the grid is whole between blocks",
+        training=NEEDED,
+        score="position, by a calibration",
+        equal_to=("NUST-Machine-Intelligence-Laboratory/prune_and_merge",),
+        notes="Apache-2.0",
+    )
     Fields = PruneAndMergeFields
     fixed_fields = ("locations", "keep_rate", "kept")
     any_grid = False

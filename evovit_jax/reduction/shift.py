@@ -15,12 +15,20 @@ import jax.numpy as jnp
 
 from evovit_jax.reduction.at_locations import Located
 from evovit_jax.reduction.base import AttentionView
+from evovit_jax.reduction.card import NOT_NEEDED, Card
 from evovit_jax.reduction.tokens import TokenSet, ascending, keep, top_k
 
 
 class Shift(Located):
     """Pruning by how far the feed-forward moves a token."""
 
+    card = Card(
+        title="Representation Shift",
+        paper="2508.00367",
+        summary="drops what a feed-forward changes least",
+        training=NOT_NEEDED,
+        score="change by the feed-forward; no class token",
+    )
     not_in_pyramids = "a dropped token leaves a hole in the grid that the next stage subsamples"
 
     def count(self, location: int, tokens: TokenSet) -> int:

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 
 from evovit_jax.errors import UserError
 from evovit_jax.reduction.at_locations import LocatedFields
+from evovit_jax.reduction.card import NEEDED, Card
 from evovit_jax.reduction.mixtures import Mixing
 
 
@@ -70,6 +71,15 @@ def unit(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
 class Sinkhorn(Mixing):
     """Balanced soft clustering."""
 
+    card = Card(
+        title="Sinkhorn",
+        paper="2308.04657",
+        summary="soft clusters around learned centres",
+        training=NEEDED,
+        score="learned",
+        equal_to=("JoakimHaurum/TokenReduction",),
+        notes="MIT",
+    )
     Fields = SinkhornFields
     layer = Centres
 

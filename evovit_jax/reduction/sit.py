@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from evovit_jax.reduction.card import NEEDED, Card
 from evovit_jax.reduction.mixtures import Mixing
 
 
@@ -43,6 +44,15 @@ class Slimmer(nnx.Module):
 class SiT(Mixing):
     """Self-slimming."""
 
+    card = Card(
+        title="SiT",
+        paper="2111.12624",
+        summary="mixtures whose weights each token proposes",
+        training=NEEDED,
+        score="learned",
+        equal_to=("JoakimHaurum/TokenReduction",),
+        notes="MIT",
+    )
     layer = Slimmer
     torch_names = (
         (r"(cluster_layers\.\d+)\.weight", r"\1.scale"),

@@ -25,6 +25,8 @@ from jaxtyping import Array, Float
 from evovit_jax.errors import UserError
 from evovit_jax.reduction import base
 from evovit_jax.reduction.base import AttentionRequest, Backbone, Reducer
+from evovit_jax.reduction.card import NEEDED, Card
+from evovit_jax.reduction.knob import Knob, keep_rates
 from evovit_jax.reduction.tokens import (
     TokenSet,
     ascending,
@@ -62,6 +64,15 @@ class SViTEFields(base.Fields):
 class SViTE(Reducer):
     """Selection of tokens by linear scores."""
 
+    card = Card(
+        title="SViTE",
+        paper="2106.04533",
+        summary="keeps the best of the embedded tokens, before the first block",
+        training=NEEDED,
+        score="learned",
+        equal_to=("VITA-Group/SViTE",),
+    )
+    knob = Knob("keep_rate", keep_rates)
     Fields = SViTEFields
     torch_names = (
         (r"embed_score\.(.*)", r"gumbel.\1"),

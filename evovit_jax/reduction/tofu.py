@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from evovit_jax.reduction.base import AttentionView
+from evovit_jax.reduction.card import NOT_NEEDED, Card
 from evovit_jax.reduction.matching import Merge, bipartite, moved, pooled
 from evovit_jax.reduction.merging import EveryBlockFields, Merging, mean_keys
 from evovit_jax.reduction.tokens import TokenSet, gather
@@ -33,6 +34,16 @@ class ToFuFields(EveryBlockFields):
 class ToFu(Merging):
     """Pruning, then norm-preserving merging, of ToMe's matches."""
 
+    card = Card(
+        title="ToFu",
+        paper="2312.01026",
+        summary="drops what ToMe would merge in the first half, merges it in the second",
+        training=NOT_NEEDED,
+        score="similar keys",
+        in_pyramids="without attention biases",
+        equal_to=("hchautran/PiToMe",),
+        notes="CC-BY-NC",
+    )
     Fields = ToFuFields
 
     def count(self, location: int, tokens: TokenSet) -> int:

@@ -27,6 +27,7 @@ from jaxtyping import Array, Float
 from evovit_jax.errors import UserError
 from evovit_jax.reduction import base
 from evovit_jax.reduction.base import Backbone, Reducer, check_blocks, check_choice
+from evovit_jax.reduction.card import NEEDED, Card
 from evovit_jax.reduction.tokens import TokenSet, regroup
 
 VERSIONS = ("1.0", "1.1")
@@ -147,6 +148,15 @@ class Fuser(nnx.Module):
 class TokenLearner(Reducer):
     """A few tokens, learned from all patches."""
 
+    card = Card(
+        title="TokenLearner",
+        paper="2106.11297",
+        summary="a few tokens summed by learned maps; with `fuse=true` all patches come back",
+        training=NEEDED,
+        score="learned",
+        equal_to=("google-research/scenic",),
+        notes="Apache-2.0",
+    )
     Fields = TokenLearnerFields
     keeps_places = False
     trained_settings = ("num_tokens", "locations", "version", "fuse", "bottleneck_dim")

@@ -31,6 +31,8 @@ import dataclasses
 from evovit_jax.errors import UserError
 from evovit_jax.reduction.at_locations import LocatedFields
 from evovit_jax.reduction.base import AttentionView, Backbone, check_choice
+from evovit_jax.reduction.card import OPTIONAL, Card
+from evovit_jax.reduction.knob import Knob, numbers_leaving
 from evovit_jax.reduction.matching import bipartite, merge_by_size
 from evovit_jax.reduction.merging import Merging, mean_heads
 from evovit_jax.reduction.tokens import TokenSet
@@ -108,6 +110,18 @@ class ToMeFields(LocatedFields):
 class ToMe(Merging):
     """Bipartite soft matching of keys, and size-weighted merging."""
 
+    card = Card(
+        title="ToMe",
+        paper="2210.09461",
+        summary="merges similar tokens in every block",
+        training=OPTIONAL,
+        score="similar keys",
+        fused_attention="until sizes count",
+        in_pyramids="without attention biases",
+        equal_to=("facebookresearch/ToMe", "JoakimHaurum/TokenReduction"),
+        notes="CC-BY-NC-4.0; MIT",
+    )
+    knob = Knob("r", numbers_leaving)
     Fields = ToMeFields
 
     def merged(self, block: int, tokens: TokenSet) -> int:

@@ -10,6 +10,7 @@ they were at the end of the stage: a subsampling needs the whole grid.
 
 from evovit_jax.reduction.at_locations import RankedFields
 from evovit_jax.reduction.base import NOTHING_ASKED, AttentionRequest, AttentionView
+from evovit_jax.reduction.card import OPTIONAL, Card
 from evovit_jax.reduction.in_pyramid import WithinStages
 from evovit_jax.reduction.tokens import TokenSet, keep, top_k
 
@@ -17,6 +18,16 @@ from evovit_jax.reduction.tokens import TokenSet, keep, top_k
 class TopK(WithinStages):
     """Pruning by class attention."""
 
+    card = Card(
+        title="Top-K",
+        paper="2308.04657",
+        summary="keeps what the class token attends to, drops the rest",
+        training=OPTIONAL,
+        score="class attention",
+        in_pyramids="with a class token",
+        equal_to=("JoakimHaurum/TokenReduction",),
+        notes="MIT",
+    )
     Fields = RankedFields
     needs_class_token = True
 

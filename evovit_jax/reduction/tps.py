@@ -28,6 +28,7 @@ from jaxtyping import Array, Float, Int
 from evovit_jax.errors import UserError
 from evovit_jax.reduction.at_locations import LocatedFields, RankedFields
 from evovit_jax.reduction.base import NOTHING_ASKED, AttentionRequest, AttentionView
+from evovit_jax.reduction.card import NEEDED, OPTIONAL, Card
 from evovit_jax.reduction.dynamic_vit import KEEP, DynamicViT, decided
 from evovit_jax.reduction.in_pyramid import WithinStages
 from evovit_jax.reduction.matching import best_edges, merge_tail, moved, pooled, products
@@ -58,6 +59,16 @@ class ETPSFields(TPSFields, RankedFields):
 class ETPS(WithinStages):
     """Squeezing of what EViT would drop."""
 
+    card = Card(
+        title="eTPS",
+        paper="2304.10716",
+        summary="as EViT, but squeezes the rest into the most similar that stay",
+        training=OPTIONAL,
+        score="class attention",
+        in_pyramids="with a class token",
+        equal_to=("youweiliang/evit", "megvii-research/TPS-CVPR2023"),
+        notes="Apache-2.0",
+    )
     Fields = ETPSFields
     needs_class_token = True
 
@@ -79,6 +90,15 @@ class ETPS(WithinStages):
 class DTPS(DynamicViT):
     """Squeezing of what DynamicViT would drop."""
 
+    card = Card(
+        title="dTPS",
+        paper="2304.10716",
+        summary="small networks decide what is squeezed into the most similar that stay",
+        training=NEEDED,
+        score="learned",
+        equal_to=("megvii-research/TPS-CVPR2023",),
+        notes="Apache-2.0",
+    )
     Fields = TPSFields
 
     def before_block(self, block: int, tokens: TokenSet) -> TokenSet:

@@ -1,8 +1,6 @@
 """What every method must do, whichever it is: run anywhere, account for every token, export."""
 
 import functools
-import itertools
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -75,19 +73,6 @@ def vit(spec, **overrides):
 
 def images(*shape):
     return jax.random.normal(jax.random.key(7), (*shape, 3))
-
-
-def test_the_documents_table_has_a_row_for_each_method():
-    lines = (pathlib.Path(__file__).parents[2] / "docs" / "methods.md").read_text().splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("| `--reduction` |"))
-    table = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
-    rows = {name: cells[-1] for name, *cells in map(cells_of, table)}
-    assert sorted(rows) == sorted(f"`{method}`" for method in METHODS)
-    assert [method for method in METHODS if rows[f"`{method}`"] != "no"] == IN_LEVIT
-
-
-def cells_of(line):
-    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 @functools.lru_cache(maxsize=1)
