@@ -2,10 +2,18 @@
 
 python -m evovit_jax.compare --model=NAME --weights=PATH --data=folder:DIR \\
     --reductions="none;evit,keep_rate=0.7;tome,r=8" --output=DIR
+python -m evovit_jax.compare --model=NAME --weights=PATH --data=folder:DIR \\
+    --at_gmacs=0.8,1.0 --output=DIR
+
+The second finds the setting of every method that needs no training (or of those in --reductions)
+at which an image costs so many billions of multiply-adds, and compares these with the network
+without reduction.
 
 Every batch is read once and goes through all reductions, and their speed is measured in turns on
 the same images, so that neither the data nor what else the machine does favours one of them.
-Writes compare.csv, compare.md and compare.png. Speed-ups are over the first reduction.
+Writes compare.csv, compare.md and compare.png. Speed-ups and changes are over the first reduction,
+agreement is with the answers of `none`, and needs no labels. What has been found out is kept in the
+output folder: the same command goes on where it was ended.
 """
 
 import argparse
@@ -14,7 +22,8 @@ import pathlib
 import jax
 
 from evovit_jax import tables
-from evovit_jax.benchmarking import comparison, comparison_report
+from evovit_jax.benchmarking import comparison, comparison_report, equal_cost
+from evovit_jax.benchmarking.progress import Progress
 from evovit_jax.errors import UserError, printable, run_command
 from evovit_jax.hardware import limits
 from evovit_jax.inference import evaluation, model_flags, output_folder
@@ -30,7 +39,8 @@ def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     model_flags.add_flags(parser)
     parser.add_argument("--data", required=True, help="tfds:NAME[:SPLIT] or folder:PATH")
     parser.add_argument("--data_dir", default="", help="where TFDS data sets lie")
-    parser.add_argument("--reductions", required=True, help='as --reduction, "SPEC;SPEC;..."')
+    parser.add_argument("--reductions", default="", help='as --reduction, "SPEC;SPEC;..."')
+    parser.add_argument("--at_gmacs", help="costs at which to compare, such as 0.8,1.0")
     parser.add_argument("--output", required=True, help="folder for the table and the plot")
     parser.add_argument("--batch_size", type=int, help="images at once, over all devices")
     parser.add_argument("--rounds", type=int, default=5, help="speed samples of each reduction")
@@ -38,8 +48,8 @@ def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def check(flags: argparse.Namespace) -> pathlib.Path:
-    """The folder to write to.
+def check(flags: argparse.Namespace) -> tuple[pathlib.Path, tuple[float, ...]]:
+    """The folder to write to, and the costs to compare at.
 
     Raises:
       UserError: for a value that cannot be used, before anything is loaded.
@@ -47,7 +57,8 @@ def check(flags: argparse.Namespace) -> pathlib.Path:
     if flags.rounds < 1:
         raise UserError(f"--rounds={flags.rounds} must be at least 1")
     evaluation.check_batch_size(flags.batch_size)
-    return output_folder.open_folder(flags.output)
+    targets = () if flags.at_gmacs is None else equal_cost.parse_targets(flags.at_gmacs)
+    return output_folder.open_folder(flags.output), targets
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,15 +69,22 @@ def main(arguments: list[str] | None = None) -> int:
     """
     flags = parse_flags(arguments)
     limits.check()
-    folder = check(flags)
-    models = model_flags.prepare_each(flags, flags.reductions)
-    rows = comparison.compare(
-        models,
-        flags.data,
-        batch_size=flags.batch_size,
-        data_dir=flags.data_dir,
-        rounds=flags.rounds,
-    )
+    folder, targets = check(flags)
+    with Progress() as progress:
+        specs, found = model_flags.split(flags), ()
+        if targets:
+            specs, found = equal_cost.study(flags, specs, targets, folder, progress)
+        models = [model_flags.prepare_one(flags, spec) for spec in progress.through(specs, "load")]
+        rows = comparison.compare(
+            models,
+            flags.data,
+            batch_size=flags.batch_size,
+            data_dir=flags.data_dir,
+            rounds=flags.rounds,
+            folder=folder,
+            found=found,
+            progress=progress,
+        )
     device = jax.devices()[0].device_kind
     seen = flags.data.rstrip("/").rsplit("/", 1)[-1]  # a table that is shown around needs no path
     title = f"{models[0].name}, {rows[0]['examples']} images of {seen}, on {device}"

@@ -112,10 +112,13 @@ def train_source(config: ConfigDict) -> Source:
     return source
 
 
-def eval_source(config: ConfigDict, train: Source | None = None) -> Source:
+def eval_source(
+    config: ConfigDict, train: Source | None = None, *, labels_needed: bool = True
+) -> Source:
     """What `config.eval_data` names; "" is the validation, else test split of `config.data`.
 
-    Classes with names get the numbers that they have in `train`, where that is given.
+    Classes with names get the numbers that they have in `train`, where that is given. A folder
+    without labels is refused where they are needed.
 
     Raises:
         UserError: as `open_source`; or it has more classes than the model, or others than `train`.
@@ -129,7 +132,7 @@ def eval_source(config: ConfigDict, train: Source | None = None) -> Source:
 
         split = tfds_source.default_eval_split(train_spec.name, config.data_dir)
         spec = f"tfds:{train_spec.name}:{split}"
-    source = open_source(spec, "test", config.data_dir)
+    source = open_source(spec, "test", config.data_dir, labels_needed=labels_needed)
     return _fits(numbered_as(train, source) if train else source, config)
 
 
@@ -151,9 +154,10 @@ def _threads(config: ConfigDict) -> int:
     return config.data_threads or cores()
 
 
-def _ahead(batches: "_TrainBatches | EvalBatches") -> grain.DatasetIterator:
-    """The batches in order, some made ahead."""
-    return iter(grain.MapDataset.source(batches).to_iter_dataset(READ_AHEAD))
+def _ahead(batches: "_TrainBatches | EvalBatches", first: int = 0) -> grain.DatasetIterator:
+    """The batches in order from number `first` on, some made ahead."""
+    every = grain.MapDataset.source(batches)
+    return iter((every[first:] if first else every).to_iter_dataset(READ_AHEAD))
 
 
 class _TrainIterator(grain.DatasetIterator):
@@ -281,7 +285,11 @@ class EvalBatches:
         return -(-self.num_examples // self._global_batch)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        with contextlib.closing(_ahead(self)) as batches:
+        return self.starting_at(0)
+
+    def starting_at(self, first: int) -> Iterator[dict[str, np.ndarray]]:
+        """A pass from batch number `first` on."""
+        with contextlib.closing(_ahead(self, first)) as batches:
             yield from batches
 
     def __enter__(self) -> "EvalBatches":

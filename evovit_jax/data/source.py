@@ -6,7 +6,7 @@ size that is needed.
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from evovit_jax.data import labels_table
@@ -45,7 +45,9 @@ class Source(Protocol):
         ...
 
 
-def open_source(spec: str, split_default: str = "train", data_dir: str = "") -> Source:
+def open_source(
+    spec: str, split_default: str = "train", data_dir: str = "", *, labels_needed: bool = True
+) -> Source:
     """Opens `tfds:NAME[:SPLIT]` or `folder:PATH`.
 
     Args:
@@ -53,6 +55,7 @@ def open_source(spec: str, split_default: str = "train", data_dir: str = "") -> 
             SPLIT a part (`train[:10%]`).
         split_default: the split of a TFDS specification without one.
         data_dir: where TFDS data sets lie; "" is EVOVIT_DATA_DIR, else TFDS's own default.
+        labels_needed: whether a folder of images without class folders or labels.csv is refused.
 
     Raises:
         UserError: an unknown kind of data, data set or split, a folder without images, a bad
@@ -60,7 +63,7 @@ def open_source(spec: str, split_default: str = "train", data_dir: str = "") -> 
     """
     parsed = DataSpec.parse(spec)
     if parsed.kind == "folder":
-        return FolderSource(parsed.name)
+        return FolderSource(parsed.name, labels_needed=labels_needed)
     from evovit_jax.data.tfds_source import TfdsSource  # folders do without TFDS
 
     return TfdsSource(parsed.name, parsed.split or split_default, data_dir)
@@ -88,9 +91,10 @@ class FolderSource:
 
     labels.csv lies beside the images, or beside the folder `images/` that holds them; PATH may name
     either folder. The number of classes is one more than its largest label (see `labels_table`).
+    Where no labels are needed a folder may have neither: the images in it have the label -1.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, *, labels_needed: bool = True):
         root = expanded(path, "data folder")
         if not root.is_dir():
             raise UserError(f"data folder {path!r} does not exist or is not a folder")
@@ -101,6 +105,9 @@ class FolderSource:
             self._files, self._labels = labels_table.read(table)
             self.num_classes = max(self._labels) + 1
             self.class_names = [str(label) for label in range(self.num_classes)]
+        elif not labels_needed and not _classes(root) and (images := _images_in(root)):
+            self._files, self._labels, self.class_names = images, [-1] * len(images), []
+            self.num_classes, self.has_names = 0, False
         else:
             self._files, self._labels, self.class_names = _walk_classes(root)
             self.num_classes = len(self.class_names)
@@ -113,6 +120,12 @@ class FolderSource:
 
     def describe(self, index: int) -> str:
         return self._files[index]
+
+    def identity(self) -> Iterator[tuple]:
+        """What tells every image from another one without reading it, and its label."""
+        for file, label in zip(self._files, self._labels, strict=True):
+            found = os.stat(file)
+            yield os.path.relpath(file, self.folder), found.st_size, found.st_mtime_ns, label
 
 
 class _Renumbered:
@@ -132,6 +145,11 @@ class _Renumbered:
 
     def describe(self, index: int) -> str:
         return self._source.describe(index)
+
+    def identity(self) -> Iterator[tuple]:
+        """As of the source that it stands for, and the numbers of the classes."""
+        yield from self._source.identity()
+        yield tuple(self._numbers)
 
 
 def numbered_as(train: Source, source: Source) -> Source:
@@ -212,6 +230,17 @@ def _walk_classes(root: pathlib.Path) -> tuple[list[str], list[int], list[str]]:
     return files, labels, names
 
 
+def _images_in(root: pathlib.Path) -> list[str]:
+    """The images that lie in a folder itself, sorted."""
+    return sorted(
+        entry.path for entry in os.scandir(root) if entry.is_file() and _is_image(entry.name)
+    )
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
 def _classes(root: pathlib.Path) -> list[str]:
     """The names of the class folders, sorted."""
     entries = os.scandir(root)
@@ -221,7 +250,7 @@ def _classes(root: pathlib.Path) -> list[str]:
 def _images_below(folder: pathlib.Path):
     for where, _, names in os.walk(folder, onerror=_refuse):
         for name in names:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+            if _is_image(name):
                 yield os.path.join(where, name)
 
 

@@ -4,6 +4,7 @@ Tested in tests/data/source_test.py.
 """
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -37,6 +38,7 @@ class TfdsSource:
         self.num_classes = features["label"].num_classes
         self.class_names = features["label"].names
         self._data = _open(builder, split, self.name)
+        self._about = (builder.info.full_name, str(builder.data_path), split)
 
     def __len__(self) -> int:
         return len(self._data)
@@ -58,6 +60,10 @@ class TfdsSource:
 
     def describe(self, index: int) -> str:
         return f"{self.name} example {index}"
+
+    def identity(self) -> Iterator[tuple]:
+        """What tells these images from those of another data set, version or split."""
+        yield *self._about, len(self)
 
 
 def folder(data_dir: str) -> str:

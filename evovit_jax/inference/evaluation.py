@@ -14,7 +14,8 @@ from tqdm import tqdm
 from evovit_jax import config as config_lib
 from evovit_jax import flops
 from evovit_jax.data import pipeline
-from evovit_jax.data.source import numbered_by
+from evovit_jax.data.on_device import Batch
+from evovit_jax.data.source import Source, numbered_by
 from evovit_jax.data.spec import DataSpec
 from evovit_jax.errors import UserError
 from evovit_jax.hardware import platforms
@@ -109,21 +110,30 @@ def evaluate(
     }
 
 
-def open_batches(prepared: ReadyModel, config: ConfigDict) -> pipeline.EvalBatches:
-    """This process's batches of `config.eval_data`, its classes numbered as the model's.
+def open_images(prepared: ReadyModel, config: ConfigDict, *, labels_needed: bool = True) -> Source:
+    """The images of `config.eval_data`, their classes numbered as the model's.
 
     Raises:
       UserError: the data cannot be used, or has other classes than the model.
     """
-    source = pipeline.eval_source(config)
-    if source.has_names:
-        source = numbered_by(prepared.class_names(), source)
+    source = pipeline.eval_source(config, labels_needed=labels_needed)
+    return numbered_by(prepared.class_names(), source) if source.has_names else source
+
+
+def open_batches(
+    prepared: ReadyModel, config: ConfigDict, source: Source | None = None
+) -> pipeline.EvalBatches:
+    """This process's batches of `source`, by default of `open_images`.
+
+    Raises:
+      UserError: as `open_images`.
+    """
     return pipeline.make_eval_batches(
         config,
         local_batch_size=config.eval_batch_size // jax.process_count(),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        source=source,
+        source=source or open_images(prepared, config),
     )
 
 
@@ -131,10 +141,29 @@ def compiled_step(prepared: ReadyModel, config: ConfigDict, mesh: Mesh) -> Calla
     """`step(sums, batch) -> sums`, compiled for batches of `config.eval_batch_size`."""
     look, state = prepared.program
     state, sums = jax.device_put((state, scoring.new_sums()), sharding.replicated(mesh))
+    step = scoring.make_step(lambda state, pixels: look(state, pixels)[0], mesh)
+    return functools.partial(step.lower(state, sums, _shapes(config, mesh)).compile(), state)
+
+
+def compiled_outcomes(
+    prepared: ReadyModel, config: ConfigDict, mesh: Mesh
+) -> Callable[[Batch], dict[str, jax.Array]]:
+    """`scoring.outcomes` and `mask` of a batch of `config.eval_batch_size`, compiled."""
+    look, state = prepared.program
+    state = jax.device_put(state, sharding.replicated(mesh))
+
+    def outcomes(state: Any, batch: Batch) -> dict[str, jax.Array]:
+        found = scoring.outcomes(look(state, batch["image"])[0], batch["label"])
+        return found | {"mask": batch["mask"]}
+
+    step = jax.jit(outcomes, out_shardings=sharding.replicated(mesh))
+    return functools.partial(step.lower(state, _shapes(config, mesh)).compile(), state)
+
+
+def _shapes(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch of `config.eval_batch_size`, without its values."""
     size, side = config.eval_batch_size, config.model.image_size
     shapes = {"image": ((size, side, side, 3), np.uint8), "label": ((size,), np.int32)}
     shapes["mask"] = ((size,), np.bool_)
     split = sharding.batch_sharding(mesh)
-    batch = {name: jax.ShapeDtypeStruct(*of, sharding=split) for name, of in shapes.items()}
-    step = scoring.make_step(lambda state, pixels: look(state, pixels)[0], mesh)
-    return functools.partial(step.lower(state, sums, batch).compile(), state)
+    return {name: jax.ShapeDtypeStruct(*of, sharding=split) for name, of in shapes.items()}

@@ -5,8 +5,6 @@ Tested in tests/inference/ready_model_test.py.
 
 import argparse
 
-from tqdm import tqdm
-
 from evovit_jax.data.stored_files import MOST_PIXELS
 from evovit_jax.errors import UserError
 from evovit_jax.inference.ready_model import ReadyModel, prepare
@@ -63,22 +61,27 @@ def prepare_from(flags: argparse.Namespace) -> ReadyModel:
     return prepared
 
 
-def prepare_each(flags: argparse.Namespace, reductions: str) -> list[ReadyModel]:
-    """The model that the flags ask for with each of several reductions, "SPEC;SPEC".
+def split(flags: argparse.Namespace) -> list[str]:
+    """The reductions that `--reductions` names; it may be empty where `--at_gmacs` is given.
 
     Raises:
-      UserError: a bad or repeated reduction, or weights that do not fit.
+      UserError: one stands there twice, or none, or `--reduction` is given beside it.
     """
     if flags.reduction is not None:
         raise UserError('--reduction is for one; name them all in --reductions="SPEC;SPEC"')
-    specs = [spec.strip() for spec in reductions.split(";") if spec.strip()]
-    if not specs or len(set(specs)) < len(specs):
-        raise UserError(f"--reductions must name each reduction once, got {reductions!r}")
-    models = []
-    for spec in tqdm(specs, desc="load", unit="reduction", disable=None):
-        try:
-            one = argparse.Namespace(**vars(flags) | {"reduction": spec})
-            models.append(prepare_from(one))
-        except UserError as error:
-            raise UserError(f"reduction {spec}: {error}") from None
-    return models
+    specs = [spec.strip() for spec in flags.reductions.split(";") if spec.strip()]
+    if len(set(specs)) < len(specs) or not (specs or flags.at_gmacs):
+        raise UserError(f"--reductions must name each reduction once, got {flags.reductions!r}")
+    return specs
+
+
+def prepare_one(flags: argparse.Namespace, spec: str) -> ReadyModel:
+    """The model that the flags ask for with one of several reductions.
+
+    Raises:
+      UserError: a bad reduction, or weights that do not fit.
+    """
+    try:
+        return prepare_from(argparse.Namespace(**vars(flags) | {"reduction": spec}))
+    except UserError as error:
+        raise UserError(f"reduction {spec}: {error}") from None

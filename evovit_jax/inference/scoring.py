@@ -1,7 +1,7 @@
 """Top-1, top-5 and loss over padded batches: padding never changes a metric."""
 
 import collections
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -24,22 +24,36 @@ def new_sums() -> dict[str, np.ndarray]:
     return dict.fromkeys(("top1", "top5", "loss", "examples"), np.zeros((), np.float32))
 
 
-def score(logits: Float[Array, "b k"], batch: Batch) -> dict[str, Float[Array, ""]]:
-    """Hits, cross entropy and number of the examples of a batch that its mask lets count.
+def ranks(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> Int[Array, " b"]:
+    """How many classes each image ranks its own behind; all of them if a logit is not finite.
 
-    An example ranks behind every class whose logit is larger, or equal and of a smaller index.
+    Its own is behind every class whose logit is larger, or equal and of a smaller index.
     """
-    labels: Int[Array, " b"] = batch["label"]
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)
     classes = jnp.arange(logits.shape[1])[None]
     ahead = (logits > own) | ((logits == own) & (classes < labels[:, None]))
-    rank = jnp.where(jnp.isfinite(logits).all(axis=1), ahead.sum(axis=1), logits.shape[1])
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return jnp.where(jnp.isfinite(logits).all(axis=1), ahead.sum(axis=1), logits.shape[1])
+
+
+def score(logits: Float[Array, "b k"], batch: Batch) -> dict[str, Float[Array, ""]]:
+    """Hits, cross entropy and number of the examples of a batch that its mask lets count."""
+    rank = ranks(logits, batch["label"])
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
     values = {"top1": rank < 1, "top5": rank < 5, "loss": loss, "examples": batch["mask"]}
     return {
         name: jnp.where(batch["mask"], value.astype(jnp.float32), 0).sum()
         for name, value in values.items()
     }
+
+
+def outcomes(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> dict[str, Array]:
+    """What became of each image: int32 `rank` (`ranks`; -1 without a label) and `answer`.
+
+    The answer is the most probable class, the first on ties; -1 if a logit is not finite.
+    """
+    rank = jnp.where(labels < 0, -1, ranks(logits, jnp.maximum(labels, 0)))
+    answer = jnp.where(jnp.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
+    return {"rank": rank.astype(jnp.int32), "answer": answer.astype(jnp.int32)}
 
 
 def make_step(logits_of: Callable[[Any, Array], Array], mesh: Mesh) -> Callable[..., dict]:
@@ -60,36 +74,25 @@ def make_step(logits_of: Callable[[Any, Array], Array], mesh: Mesh) -> Callable[
 def evaluate(
     step: Callable[[dict, Batch], dict], batches: Iterable[dict[str, np.ndarray]], mesh: Mesh
 ) -> dict[str, float]:
-    """As `evaluate_all`, of one step."""
-    return evaluate_all({"": step}, batches, mesh)[0][""]
-
-
-def evaluate_all(
-    steps: Mapping[str, Callable[[dict, Batch], dict]],
-    batches: Iterable[dict[str, np.ndarray]],
-    mesh: Mesh,
-) -> tuple[dict[str, dict[str, float]], Batch]:
-    """Runs each `step(sums, batch) -> sums` over an evaluation set, which is read once.
+    """Runs `step(sums, batch) -> sums` over an evaluation set.
 
     The host waits where the devices are more than `AHEAD` batches behind: a whole set would not fit
     their memory.
 
     Returns:
-      For each step `top1` and `top5` in percent, the mean `loss` and the number of `examples`; and
-      the last batch, on the devices.
+      `top1` and `top5` in percent, the mean `loss` and the number of `examples`.
 
     Raises:
       UserError: the set is empty.
     """
-    sums = dict.fromkeys(steps, jax.device_put(new_sums(), sharding.replicated(mesh)))
-    pending, batch = collections.deque(), {}
+    sums = jax.device_put(new_sums(), sharding.replicated(mesh))
+    pending = collections.deque()
     for on_host in batches:
-        batch = sharding.put_batch(mesh, on_host)
-        sums = {name: step(sums[name], batch) for name, step in steps.items()}
+        sums = step(sums, sharding.put_batch(mesh, on_host))
         pending.append(sums)
         if len(pending) > AHEAD:
             jax.block_until_ready(pending.popleft())
-    return {name: means(total) for name, total in sums.items()}, batch
+    return means(sums)
 
 
 def means(sums: dict[str, Array]) -> dict[str, float]:

@@ -84,6 +84,7 @@ class DynamicViT(Located):
         summary="small networks decide what to drop",
         training=NEEDED,
         score="learned",
+        in_pyramids="ConvNeXt and Swin, where it decides between a slow and a fast path",
         equal_to=("raoyongming/DynamicViT",),
         notes="MIT",
     )

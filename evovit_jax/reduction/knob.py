@@ -1,6 +1,6 @@
 """The one setting that makes a method's network cheaper or dearer, and the values it may have.
 
-Tested in tests/reduction/method_table_test.py.
+Tested in tests/benchmarking/equal_cost_test.py.
 """
 
 import dataclasses

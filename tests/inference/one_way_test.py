@@ -12,6 +12,7 @@ from tiny import tiny_config
 from evovit_jax.inference import evaluation, prediction, scoring, visualization
 from evovit_jax.inference.ready_model import ReadyModel
 from evovit_jax.models import EvalTransform
+from evovit_jax.parallel import sharding
 from evovit_jax.train.program import build, shardings_of
 
 COUNT = 8
@@ -107,10 +108,14 @@ def test_logits_are_the_same_everywhere(run, state, model, folder, pixels, monke
     monkeypatch.setattr(scoring, "means", means)
     run.evaluate(state)
     config = evaluation.data_config(model, f"folder:{folder}", batch_size=COUNT)
-    step = evaluation.compiled_step(model, config, run.mesh)  # evaluate and compare
+    step = evaluation.compiled_step(model, config, run.mesh)
+    monkeypatch.setattr(scoring, "outcomes", lambda logits, _: {"logits": logits})
+    outcomes = evaluation.compiled_outcomes(model, config, run.mesh)  # compare
     with evaluation.open_batches(model, config) as batches:
         scoring.evaluate(step, batches, run.mesh)
-    assert len(seen) == 2
+        batch = sharding.put_batch(run.mesh, next(iter(batches)))
+    seen.append(np.asarray(outcomes(batch)["logits"]))
+    assert len(seen) == 3
     for logits in seen:
         np.testing.assert_array_equal(logits, looked)
     assert len(np.unique(looked)) > COUNT

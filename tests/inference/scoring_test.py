@@ -88,24 +88,25 @@ def test_no_more_batches_wait_than_are_allowed(mesh, monkeypatch):
     assert scoring.evaluate(step, batches(), mesh)["examples"] == len(begun) == 7
 
 
-def test_several_steps_see_each_batch_once(mesh):
-    read = []
-
-    def batches():
-        for i in range(3):
-            read.append(i)
-            yield {"mask": np.full(8, i, np.float32)}
-
-    def step(factor):
-        def add(sums, batch):
-            return {**sums, "examples": sums["examples"] + factor * batch["mask"][0]}
-
-        return add
-
-    results, last = scoring.evaluate_all({"one": step(1), "two": step(2)}, batches(), mesh)
-    assert (results["one"]["examples"], results["two"]["examples"]) == (3, 6)
-    assert read == [0, 1, 2]
-    assert float(last["mask"][0]) == 2
+def test_outcomes_are_those_that_are_counted():
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(40, 9)).astype(np.float32)
+    logits[0, 2] = np.nan
+    logits[1, [3, 5]] = logits[1].max() + 1  # a tie: the answer is class 3
+    labels = rng.integers(0, 9, 40)
+    labels[0], labels[1], labels[2] = 2, 5, -1
+    found = jax.device_get(scoring.outcomes(jnp.array(logits), jnp.array(labels, jnp.int32)))
+    rank, answer = found["rank"], found["answer"]
+    assert (rank[0], answer[0]) == (9, -1)
+    assert (rank[1], answer[1]) == (1, 3)
+    assert (rank[2], answer[2]) == (-1, logits[2].argmax())
+    np.testing.assert_array_equal(
+        rank[3:], (logits > logits[np.arange(40), labels, None]).sum(1)[3:]
+    )
+    np.testing.assert_array_equal(answer[3:], logits[3:].argmax(axis=1))
+    counted = scoring.score(jnp.array(logits), batch_of(labels, labels >= 0))
+    assert int(counted["top1"]) == (rank == 0).sum()
+    assert int(counted["top5"]) == ((rank >= 0) & (rank < 5)).sum()
 
 
 def test_an_empty_set_is_refused(mesh):
