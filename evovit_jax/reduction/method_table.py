@@ -26,7 +26,7 @@ def row(name: str) -> tuple[str, ...]:
     training = card.training
     if card.untrained:
         training = f"needed without `{card.untrained}`"
-    refused = reducer_class(name, in_pyramid=True).not_in_pyramids
+    runs = "no" if reducer_class(name, in_pyramid=True).not_in_pyramids else "yes"
     links = [f"[{where}](https://github.com/{where})" for where in card.equal_to]
     return (
         f"`{name}`",
@@ -35,7 +35,7 @@ def row(name: str) -> tuple[str, ...]:
         training,
         card.score,
         card.fused_attention,
-        "no" if refused else card.in_pyramids,
+        card.in_pyramids or runs,
         ", ".join(links),
         card.notes,
     )

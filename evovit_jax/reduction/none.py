@@ -21,3 +21,4 @@ class Dense(Reducer):
         score="",
     )
     not_in_pyramids = None
+    keeps_map = True
