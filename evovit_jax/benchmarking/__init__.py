@@ -1,1 +1,1 @@
-"""Timing things in turns, beside other libraries."""
+"""Timing things in turns, beside other libraries; comparing methods at equal cost."""

@@ -12,7 +12,6 @@ from typing import Any
 
 from evovit_jax.data.stored_files import read_regular
 from evovit_jax.errors import first_line
-from evovit_jax.inference import output_folder
 from evovit_jax.weights.files import whole_or_nothing
 
 FOLDER = "records"
@@ -50,7 +49,7 @@ class Records:
         if self._folder is None:
             return
         record = {"key": key, "value": value, "checksum": digest([key, value])}
-        with output_folder.refusing(self._folder), whole_or_nothing(str(self._path(key))) as path:
+        with whole_or_nothing(str(self._path(key))) as path:
             pathlib.Path(path).write_text(json.dumps(record))
 
     def _path(self, key: Mapping[str, Any]) -> pathlib.Path:

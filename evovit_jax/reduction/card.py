@@ -22,8 +22,8 @@ class Card:
       score: what decides which tokens stay, or which merge.
       fused_attention: "yes" where every block may run attention as one kernel in inference, "no"
         where none that reduces may, else how long it may, or under what condition.
-      in_pyramids: in which of the networks that subsample their tokens it runs; empty for "no" where
-        the class has `not_in_pyramids`, else for "yes".
+      in_pyramids: in which of the networks that subsample their tokens it runs; empty for "no"
+        where the class has `not_in_pyramids`, else for "yes".
       equal_to: the repositories, OWNER/NAME, that its outputs were compared with.
       notes: the licences of these, and patents.
       untrained: settings without which a method of optional training needs it.
