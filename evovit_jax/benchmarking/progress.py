@@ -3,6 +3,7 @@
 Tested in tests/compare_test.py.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -33,8 +34,9 @@ class Progress:
             self.step(what)
 
     def say(self, line: str) -> None:
-        """Prints a line without spoiling the bar."""
+        """Prints a line without spoiling the bar, at once."""
         self._bar.write(line)
+        sys.stdout.flush()
 
     def __enter__(self) -> "Progress":
         return self
