@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from evovit_jax import tables
 from evovit_jax.benchmarking import data_pipelines, flag_checks, own_models, rows, tpu_estimates
 from evovit_jax.benchmarking import report as benchmark_report
-from evovit_jax.errors import run_command
+from evovit_jax.errors import Parser, run_command
 from evovit_jax.hardware import cpu, limits
 from evovit_jax.inference import output_folder
 
 
 def parse_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's flags."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m evovit_jax.benchmark",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

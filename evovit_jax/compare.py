@@ -22,16 +22,16 @@ import pathlib
 import jax
 
 from evovit_jax import tables
-from evovit_jax.benchmarking import comparison, comparison_report, equal_cost
+from evovit_jax.benchmarking import comparison, comparison_report, equal_cost, flag_checks
 from evovit_jax.benchmarking.progress import Progress
-from evovit_jax.errors import UserError, printable, run_command
+from evovit_jax.errors import Parser, printable, run_command
 from evovit_jax.hardware import limits
 from evovit_jax.inference import evaluation, model_flags, output_folder
 
 
 def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command's flags."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m evovit_jax.compare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -54,8 +54,7 @@ def check(flags: argparse.Namespace) -> tuple[pathlib.Path, tuple[float, ...]]:
     Raises:
       UserError: for a value that cannot be used, before anything is loaded.
     """
-    if flags.rounds < 1:
-        raise UserError(f"--rounds={flags.rounds} must be at least 1")
+    flag_checks.check_rounds(flags.rounds)
     evaluation.check_batch_size(flags.batch_size)
     targets = () if flags.at_gmacs is None else equal_cost.parse_targets(flags.at_gmacs)
     return output_folder.open_folder(flags.output), targets

@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Sequence
 
 from evovit_jax import tables
-from evovit_jax.errors import UserError, run_command
+from evovit_jax.errors import Parser, UserError, run_command
 from evovit_jax.hardware import limits
 from evovit_jax.inference.ready_model import prepare
 from evovit_jax.models.batch_norm import fuse
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m evovit_jax.convert",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

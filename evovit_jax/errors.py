@@ -1,5 +1,6 @@
 """Errors that a user can mend or try again: one clear line, never a traceback."""
 
+import argparse
 import contextlib
 import errno
 import io
@@ -10,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
+from typing import NoReturn
 
 # The statuses of a command that ends with a line: something is to be mended; nothing is, start it
 # again (EX_TEMPFAIL of sysexits.h).
@@ -39,6 +41,18 @@ class UserError(ValueError):
 
     def __init__(self, message: str):
         super().__init__(shortened(printable(message), MOST_SHOWN))
+
+
+class Parser(argparse.ArgumentParser):
+    """The flags of a command; a wrong one is a line, as any other error is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the parsing.
+
+        Raises:
+          UserError: always.
+        """
+        raise UserError(f"{message}; --help shows all flags")
 
 
 def printable(text: str) -> str:

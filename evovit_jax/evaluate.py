@@ -9,14 +9,14 @@ Images are prepared as the model's own authors do. Padding never changes a figur
 import argparse
 
 from evovit_jax import tables
-from evovit_jax.errors import run_command
+from evovit_jax.errors import Parser, run_command
 from evovit_jax.hardware import limits
 from evovit_jax.inference import evaluation, model_flags
 
 
 def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command's flags."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m evovit_jax.evaluate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

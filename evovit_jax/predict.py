@@ -7,14 +7,14 @@ python -m evovit_jax.predict --weights=WORKDIR IMAGE... --json
 import argparse
 
 from evovit_jax import tables
-from evovit_jax.errors import printable, run_command
+from evovit_jax.errors import Parser, printable, run_command
 from evovit_jax.hardware import limits
 from evovit_jax.inference import model_flags, prediction
 
 
 def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command's flags."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m evovit_jax.predict",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -10,14 +10,14 @@ import pathlib
 from tqdm import tqdm
 
 from evovit_jax import tables
-from evovit_jax.errors import UserError, printable, run_command
+from evovit_jax.errors import Parser, UserError, printable, run_command
 from evovit_jax.hardware import limits
 from evovit_jax.inference import model_flags, output_folder, visualization
 
 
 def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command's flags."""
-    parser = argparse.ArgumentParser(prog="python -m evovit_jax.visualize", description=__doc__)
+    parser = Parser(prog="python -m evovit_jax.visualize", description=__doc__)
     model_flags.add_flags(parser)
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files")
     parser.add_argument("--data", help="tfds:NAME[:SPLIT] or folder:PATH, instead of files")

@@ -5,6 +5,7 @@ import pathlib
 from unittest import mock
 
 from absl import flags
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict, config_flags
 from tiny import tiny_flags
@@ -13,6 +14,13 @@ from evovit_jax import config as config_lib
 from evovit_jax import reduction
 from evovit_jax.config.fields import value_of
 
+# The same examples in every run; nothing is timed, nothing is kept.
+SAME = settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 NUMBERS = [
     "-1", "0", "1", "2", "3", "7", "16", "64", "100000", "2147483648", "99999999999999999999999",
     "1e20", "0.1", "0.5", "0.999999999", "1e-300", "1e-50", "1e308", "-0.5", "inf", "-inf", "nan",

@@ -2,7 +2,11 @@
 
 import argparse
 
-from evovit_jax.errors import UserError
+from evovit_jax.errors import UserError, shortened
+from evovit_jax.inference.evaluation import MOST_BATCH
+from evovit_jax.models.config_checks import MOST
+
+MOST_ROUNDS, MOST_SECONDS = 10_000, 3600
 
 
 def check(flags: argparse.Namespace) -> tuple[list[int], list[str]]:
@@ -15,12 +19,21 @@ def check(flags: argparse.Namespace) -> tuple[list[int], list[str]]:
         batch_sizes = [int(part) for part in flags.batch_sizes.split(",")]
     except ValueError:
         batch_sizes = []
-    if not batch_sizes or min(batch_sizes) < 1:
+    if not batch_sizes or min(batch_sizes) < 1 or max(batch_sizes) > MOST_BATCH:
         raise UserError(
-            f"--batch_sizes must be whole numbers of at least 1, got {flags.batch_sizes!r}"
+            f"--batch_sizes must be whole numbers of at least 1 and at most {MOST_BATCH}, got "
+            f"{shortened(flags.batch_sizes, 80)!r}"
         )
-    if flags.rounds < 1 or flags.seconds <= 0 or (flags.chunk or 0) < 0:
-        raise UserError("--rounds must be at least 1, --seconds positive, --chunk not negative")
+    check_rounds(flags.rounds)
+    if not 0 < flags.seconds <= MOST_SECONDS or (flags.chunk or 0) < 0:
+        raise UserError(
+            f"--seconds={flags.seconds} must be above 0 and at most {MOST_SECONDS}, --chunk not "
+            "negative"
+        )
+    if flags.image_size is not None and not 1 <= flags.image_size <= MOST["image_size"]:
+        raise UserError(
+            f"--image_size={flags.image_size} must be from 1 to {MOST['image_size']} pixels"
+        )
     chosen = [part for part in flags.peers.split(",") if part]
     known = ["tf", "torch"] if flags.mode == "data" else ["timm"]
     for peer in chosen:
@@ -31,3 +44,13 @@ def check(flags: argparse.Namespace) -> tuple[list[int], list[str]]:
     if flags.mode == "data" and not flags.data:
         raise UserError("--mode=data needs --data, for example --data=folder:DIR")
     return batch_sizes, chosen
+
+
+def check_rounds(rounds: int) -> None:
+    """Refuses a number of samples that tells nothing, or takes for ever.
+
+    Raises:
+      UserError: it is less than 1, or larger than anybody needs.
+    """
+    if not 1 <= rounds <= MOST_ROUNDS:
+        raise UserError(f"--rounds={rounds} must be at least 1 and at most {MOST_ROUNDS}")

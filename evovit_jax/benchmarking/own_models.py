@@ -16,6 +16,7 @@ from evovit_jax import flops
 from evovit_jax.benchmarking import matmul_peak
 from evovit_jax.benchmarking.timing import Measure, measure
 from evovit_jax.errors import UserError
+from evovit_jax.hardware import limits
 from evovit_jax.inference.compiled import default_chunk
 from evovit_jax.inference.compiled import program as program_of
 from evovit_jax.models import abstract_model, create_model
@@ -75,12 +76,14 @@ def make(
     if mode == "inference":
         model = create_model(name, reduction, image_size=image_size, dtype=dtype)
         side = model.config.image_size
+        _check_fits(model, batch_size)
         chunk = default_chunk(side) if chunk is None else chunk
         call, cost = _inference(model, batch_size, chunk)
         rows = min(batch_size, chunk or batch_size)
     else:
         model = abstract_model(name, reduction, image_size=image_size, dtype=dtype)
         side, rows = model.config.image_size, batch_size
+        _check_fits(model, batch_size)
         config = training_config(model, name, reduction, batch_size=batch_size)
         config.model.dtype, config.model.remat = dtype, remat
         call = Training(config)
@@ -99,6 +102,12 @@ def make(
     }
     shapes = frozenset(matmul_peak.matmul_shapes(model, rows))
     return Case(row, measure(call), cost.operations, shapes)
+
+
+def _check_fits(model: nnx.Module, batch_size: int) -> None:
+    side = model.config.image_size
+    needed = 4 * model.config.in_channels * batch_size * side**2
+    limits.check_memory(f"--batch_sizes={batch_size} of {side} px needs", needed)
 
 
 def memory_mb(compiled: jax.stages.Compiled) -> float:

@@ -6,7 +6,6 @@ Once, without TensorFlow: the records themselves are copied as they are. DIR2 is
 data_dir; one folder cannot hold a data set in two formats.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from evovit_jax.data import tfds_source, workers
 from evovit_jax.data.spec import DataSpec
-from evovit_jax.errors import UserError, first_line, run_command
+from evovit_jax.errors import Parser, UserError, first_line, run_command
 
 FORMAT = "array_record"
 # A record of a tfrecord file: its length, a checksum of that, the bytes, a checksum of them.
@@ -29,7 +28,7 @@ _HEAD, _TAIL = struct.Struct("<QI"), struct.Struct("<I")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", required=True, help="tfds:NAME, tfds:NAME/CONFIG:VERSION")
     parser.add_argument("--data_dir", default="", help="where the data set lies")
     parser.add_argument("--output", required=True, help="the new data_dir")

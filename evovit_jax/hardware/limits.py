@@ -20,6 +20,20 @@ def memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def check_memory(what: str, needed: float, has: float | None = None, where: str = "") -> None:
+    """Refuses what takes more memory than there is, this machine's by default.
+
+    Raises:
+      UserError: saying what needs so many bytes, and what has so few.
+    """
+    has, where = (memory(), "this machine") if has is None else (has, where)
+    if needed > has:
+        raise UserError(
+            f"{what} at least {needed / 2**30:.1f} GiB, {where} has {has / 2**30:.1f}: make it "
+            "smaller"
+        )
+
+
 def check() -> None:
     """Takes as much as a training will, and gives it back.
 

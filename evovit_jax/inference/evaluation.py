@@ -18,7 +18,7 @@ from evovit_jax.data.on_device import Batch
 from evovit_jax.data.source import Source, numbered_by
 from evovit_jax.data.spec import DataSpec
 from evovit_jax.errors import UserError
-from evovit_jax.hardware import platforms
+from evovit_jax.hardware import limits, platforms
 from evovit_jax.inference import scoring
 from evovit_jax.inference.ready_model import ReadyModel
 from evovit_jax.parallel import sharding
@@ -26,6 +26,8 @@ from evovit_jax.parallel import sharding
 # Images a device takes at once: more do not fit a CPU's cache, and fewer leave a GPU idle.
 DEVICE_BATCH = {"cpu": 8}
 OTHER_DEVICE_BATCH = 64
+MOST_BATCH = 2**24  # as in training
+MADE_AHEAD = 4  # batches: in use, and being made
 
 
 def data_config(
@@ -34,7 +36,8 @@ def data_config(
     """The fields that reading `data` for a model takes.
 
     Raises:
-      UserError: the model has no classes, or the batch does not divide over the devices.
+      UserError: the model has no classes, or the batch does not divide over the devices or is
+        larger than the memory.
     """
     config, transform = config_lib.get_config(), prepared.transform
     config.data, config.data_dir = data, data_dir
@@ -51,6 +54,9 @@ def data_config(
     each = DEVICE_BATCH.get(platforms.platform(), OTHER_DEVICE_BATCH)
     config.eval_batch_size = each * jax.device_count() if batch_size is None else batch_size
     config.batch_size = config.eval_batch_size
+    size, side = config.eval_batch_size, transform.image_size
+    needed = MADE_AHEAD * 3 * size * side**2
+    limits.check_memory(f"batches of {size} x {side} px need", needed)
     return config
 
 
@@ -58,11 +64,11 @@ def check_batch_size(batch_size: int | None) -> None:
     """Refuses a batch that the devices cannot share; None is what suits the hardware.
 
     Raises:
-      UserError: it is less than 1, or does not divide over the devices.
+      UserError: it is less than 1, too large, or does not divide over the devices.
     """
     devices = jax.device_count()
-    if batch_size is not None and batch_size < 1:
-        raise UserError(f"batch_size={batch_size} must be at least 1")
+    if batch_size is not None and not 1 <= batch_size <= MOST_BATCH:
+        raise UserError(f"batch_size={batch_size} must be at least 1 and at most {MOST_BATCH}")
     if batch_size is not None and batch_size % devices:
         raise UserError(f"batch_size={batch_size} does not divide over {devices} devices")
 

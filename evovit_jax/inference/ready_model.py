@@ -32,6 +32,7 @@ from evovit_jax.weights.files import find_folder
 from evovit_jax.weights.load_save import load
 from evovit_jax.workdir import config_file
 
+LEAST_CROP, MOST_RESIZE = 1e-4, 2**16  # as a training's fields have them
 RANDOM_WEIGHTS = "random weights: give --weights=PATH"
 
 
@@ -175,8 +176,12 @@ def _check_given(weights: str | None, resize: int | None, crop_fraction: float |
     """Refuses what can be seen to be wrong before a model is made."""
     if weights == "":
         raise UserError("--weights is empty; give a weight file, hf://NAME, or a run's directory")
-    if crop_fraction is not None and not 0 < crop_fraction <= 1:
-        raise UserError(f"--crop_fraction={crop_fraction} must be more than 0 and at most 1")
+    if crop_fraction is not None and not LEAST_CROP <= crop_fraction <= 1:
+        raise UserError(
+            f"--crop_fraction={crop_fraction} must be at least {LEAST_CROP} and at most 1"
+        )
+    if resize is not None and resize > MOST_RESIZE:
+        raise UserError(f"--resize={resize} must be at most {MOST_RESIZE} pixels")
     if resize is not None and crop_fraction is not None:
         raise UserError("--resize and --crop_fraction say the same thing; give one of the two")
 

@@ -12,7 +12,7 @@ from typing import Any
 from flax import nnx
 
 from evovit_jax import tables
-from evovit_jax.errors import UserError, run_command
+from evovit_jax.errors import Parser, UserError, run_command
 from evovit_jax.flops import gmacs
 from evovit_jax.hardware.platforms import compiling_for
 from evovit_jax.models import list_models, model_entry
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     Raises:
       UserError: no name matches, or the file has no place for the table.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m evovit_jax.models",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

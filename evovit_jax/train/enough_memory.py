@@ -10,13 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from evovit_jax.errors import UserError
 from evovit_jax.hardware import limits
+from evovit_jax.inference.evaluation import MADE_AHEAD
 from evovit_jax.models.vit import VisionTransformer
 from evovit_jax.train.program import Program
-
-GIB = 2**30
-MADE_AHEAD = 4  # batches: in use, and being made
 
 
 def check(run: Program) -> None:
@@ -33,14 +30,14 @@ def check(run: Program) -> None:
     batch += batch // config.accumulate * np.dtype(np.float32).itemsize
     largest = max(size, config.eval_batch_size) // run.mesh.size * len(local)
     host, device = limits.memory(), _device_memory(local)
-    _refuse(f"the state of {config.model.name} of these sizes needs", state, device, "a device")
-    _refuse(f"batch_size={size} of {side} px needs", batch, device, "a device")
+    what = f"the state of {config.model.name} of these sizes needs"
+    limits.check_memory(what, state, device, "a device")
+    limits.check_memory(f"batch_size={size} of {side} px needs", batch, device, "a device")
     tokens, attention = _attention(run)
     what = f"attention among {tokens} tokens in training at batch_size={size} needs"
-    _refuse(what, attention, device, "a device")
-    _refuse(
-        f"batches of {largest} x {side} px need", MADE_AHEAD * largest * image, host, "the host"
-    )
+    limits.check_memory(what, attention, device, "a device")
+    what = f"batches of {largest} x {side} px need"
+    limits.check_memory(what, MADE_AHEAD * largest * image, host, "the host")
 
 
 def _on_device(leaf: jax.ShapeDtypeStruct) -> int:
@@ -70,10 +67,3 @@ def _device_memory(local: list[Any]) -> float:
     if local[0].platform == "cpu":
         return limits.memory() / len(local)
     return (local[0].memory_stats() or {}).get("bytes_limit", math.inf)
-
-
-def _refuse(what: str, needed: float, has: float, where: str) -> None:
-    if needed > has:
-        raise UserError(
-            f"{what} at least {needed / GIB:.1f} GiB, {where} has {has / GIB:.1f}: make it smaller"
-        )

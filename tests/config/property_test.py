@@ -5,8 +5,8 @@ import math
 
 import jax
 import pytest
-from hostile_configs import config_of, is_untouched, overrides, plain
-from hypothesis import HealthCheck, example, given, settings
+from hostile_configs import SAME, config_of, is_untouched, overrides, plain
+from hypothesis import example, given, settings
 from ml_collections import ConfigDict
 
 from evovit_jax import config as config_lib
@@ -18,13 +18,6 @@ from evovit_jax.train.program import build
 
 # ml_collections loads recipes in a way that Python wants to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-# The same examples in every run; nothing is timed, nothing is kept.
-SAME = settings(
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
 NETWORKS = ("model.", "reduction")
 
 

@@ -15,13 +15,14 @@ import long_run
 
 def test_the_table_has_the_first_and_the_last_sample():
     samples = [
-        {"minutes": i, "step": 10 * i, "memory": 1.0, "handles": 2, "threads": 3, "compilations": 4}
+        {"minutes": i, "step": 10 * i, "memory": 1.0, "in_use": 0.6, "free": 0.4}
+        | {"handles": 2, "threads": 3, "compilations": 4}
         for i in range(50)
     ]
     rows = long_run.table(samples).splitlines()[2:]
     assert len(rows) == 12
-    assert rows[0] == "| 0 | 0 | 1 | 2 | 3 | 4 |"
-    assert rows[-1] == "| 49 | 490 | 1 | 2 | 3 | 4 |"
+    assert rows[0] == "| 0 | 0 | 1 | 1 | 0 | 2 | 3 | 4 |"
+    assert rows[-1] == "| 49 | 490 | 1 | 1 | 0 | 2 | 3 | 4 |"
 
 
 def test_the_recipe_goes_on_until_it_is_stopped():

@@ -28,6 +28,28 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+# MiB that a process has after it took 256 of them, let go of all but the last, and gave back.
+GIVEN_BACK = """
+import ctypes, os, pathlib
+from evovit_jax.hardware import cpu
+
+def resident():
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+libc = ctypes.CDLL(None)
+libc.mallopt(cpu.M_MMAP_MAX, 0), libc.mallopt(cpu.M_TRIM_THRESHOLD, -1)  # as `keep_memory` does
+libc.malloc.restype = ctypes.c_void_p
+start = resident()
+blocks = [ctypes.c_void_p(libc.malloc(2**20)) for _ in range(256)]
+for block in blocks:
+    libc.memset(block, 1, 2**20)
+for block in blocks[:-1]:
+    libc.free(block)
+kept = resident()
+print((kept - start) >> 20, cpu.give_back(), (resident() - start) >> 20)
+"""
+
+
 def faults(mode):
     command = [sys.executable, "-c", FAULTS, mode]
     said, count = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split(
@@ -48,11 +70,23 @@ def test_memory_is_kept_from_one_call_to_the_next():
     assert kept < 0.5 * plain
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc_trim is glibc's")
+def test_what_nothing_holds_is_given_back():
+    command = [sys.executable, "-c", GIVEN_BACK]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    kept, given, left = done.stdout.split()
+    assert given == "True"
+    assert int(kept) > 250
+    assert int(left) < 20
+
+
 def test_a_system_without_mallopt_is_left_alone(monkeypatch):
     monkeypatch.setattr(cpu.ctypes, "CDLL", lambda name: object())
     assert cpu.keep_memory() is False
+    assert cpu.give_back() is False
     monkeypatch.setattr(cpu.sys, "platform", "darwin")
     assert cpu.keep_memory() is False
+    assert cpu.give_back() is False
 
 
 def test_an_accelerator_is_left_alone(monkeypatch):
