@@ -1,21 +1,14 @@
 """Rows of a benchmark for a TPU that is not here: its compiler's estimates, never measurements.
 
-libtpu comes from the package index (extra `tpu-compiler`) and compiles ahead of time for any kind
-of TPU on any x86 machine. One process at a time may use it.
+The compiler is that of `hardware/tpu_compiler.py`.
 """
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
-import importlib.metadata
-import importlib.util
 import itertools
-import os
-import pathlib
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,79 +16,14 @@ import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
 from evovit_jax import flops
-from evovit_jax.benchmarking import compiler_estimates, own_models
-from evovit_jax.errors import UserError
-from evovit_jax.hardware import accelerators
+from evovit_jax.benchmarking import own_models
+from evovit_jax.hardware import compiler_estimates, tpu_compiler
 from evovit_jax.hardware.platforms import compiling_for
 from evovit_jax.inference import compiled as inference
 from evovit_jax.models import abstract_model
 from evovit_jax.models.variables import Skeleton
 from evovit_jax.parallel import sharding
 from evovit_jax.train.program import build
-
-# The smallest slice of each kind that libtpu knows by name, and what all of a device's matrix units
-# do in a cycle, operations: their 128x128 or 256x256 multipliers, an addition each. The peak of the
-# data sheet over this is the clock.
-TARGETS = {
-    "v4": ("v4:2x2x1", 131_072),
-    "v5e": ("v5e:2x2", 131_072),
-    "v5p": ("v5p:2x2x1", 262_144),
-    "v6e": ("v6e:2x2", 524_288),
-}
-LOCK = f"evovit_jax_libtpu_{os.getuid()}.lock"
-
-
-def check(target: str) -> None:
-    """Refuses what cannot be compiled for.
-
-    Raises:
-      UserError: the target is not known, or libtpu is not installed.
-    """
-    if target not in TARGETS:
-        raise UserError(f"--target={target} is unknown; there are {', '.join(TARGETS)}")
-    if importlib.util.find_spec("libtpu") is None:
-        raise UserError(
-            "--target needs the TPU's compiler: pip install 'evovit_jax[tpu-compiler]' (690 MB)"
-        )
-
-
-def compiler() -> str:
-    """The compiler that the estimates are of, with the versions of all that has a part in them."""
-    libtpu = importlib.metadata.version("libtpu")
-    return f"libtpu {libtpu}, jax {jax.__version__}"
-
-
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Holds libtpu for this process; waits, and says so in a line, while another one has it."""
-    with open(pathlib.Path(tempfile.gettempdir()) / LOCK, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("another process is compiling with libtpu; waiting for it", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def device(target: str) -> jax.Device:
-    """A device of the target, as far as compiling goes.
-
-    Raises:
-      UserError: libtpu does not start.
-    """
-    jax.config.update("jax_platforms", "cpu")  # nothing runs, and no TPU need be looked for
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    from jax.experimental import topologies
-
-    try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=TARGETS[target][0])
-    except (RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(
-            f"libtpu does not start for {target}, perhaps another process uses it: {reason}"
-        ) from error
-    return found.devices[0]
 
 
 def run(
@@ -110,7 +38,7 @@ def run(
 
     Args:
       models: (name, reduction) of each.
-      targets: names of `TARGETS`.
+      targets: names of `tpu_compiler.GENERATIONS`.
       batch_sizes: images at once.
       mode: "inference", or "train" for a step of the trainer.
       **settings: those of `compile_for`.
@@ -121,20 +49,20 @@ def run(
     Raises:
       UserError: an unknown target or model, or a compiler that is missing or does not start.
     """
-    for target in targets:
-        check(target)
+    slices = [tpu_compiler.parse(target, "--target") for target in targets]
+    tpu_compiler.check_installed("--target")
     rows = []
-    with alone():
-        for target in targets:
-            place = device(target)
+    with tpu_compiler.alone():
+        for target in slices:
+            place = tpu_compiler.devices(target)[0]
             for batch_size, (name, reduction) in itertools.product(batch_sizes, models):
                 program = compile_for(
                     place, name, reduction, batch_size=batch_size, mode=mode, **settings
                 )
-                row = {"target": target, "model": name, "reduction": reduction}
+                row = {"target": target.generation, "model": name, "reduction": reduction}
                 row |= {"dtype": settings["dtype"], "batch_size": batch_size, "mode": mode}
-                rows.append(row | program.row(target, place.device_kind))
-    return {"estimate_of": compiler(), "rows": rows}
+                rows.append(row | program.row(target.kind))
+    return {"estimate_of": tpu_compiler.version(), "rows": rows}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,18 +79,16 @@ class Program:
     operations: int
     seconds: float
 
-    def row(self, target: str, device_kind: str) -> dict[str, Any]:
-        """What the compiler expects of it, on a device of `target`."""
+    def row(self, kind: tpu_compiler.Generation) -> dict[str, Any]:
+        """What the compiler expects of it, on a device of that kind."""
         sums = compiler_estimates.estimate(self.compiled.as_text())
-        peak = accelerators.peak(device_kind, "bfloat16")
-        clock = peak / TARGETS[target][1]
         memory = self.compiled.memory_analysis()
         return {
             "estimated_mcycles": millions(sums.cycles),
             "estimated_mcycles_low": millions(sums.low),
-            "estimated_ms": round(1e3 * sums.cycles / clock, 2),
-            "estimated_ms_low": round(1e3 * sums.low / clock, 2),
-            "estimated_share_of_peak": round(self.operations * clock / sums.cycles / peak, 3),
+            "estimated_ms": round(1e3 * sums.cycles / kind.clock, 2),
+            "estimated_ms_low": round(1e3 * sums.low / kind.clock, 2),
+            "estimated_share_of_peak": round(self.operations / sums.cycles / kind.operations, 3),
             "gflop": round(self.operations / 1e9, 1),
             "temporary_mb": round(memory.temp_size_in_bytes / 2**20),
             "memory_mb": round(own_models.memory_mb(self.compiled)),

@@ -98,6 +98,8 @@ SMALLEST = {
     1e-3: ("augment.mixup", "augment.cutmix", "augment.ratio", "augment.scale", "distill.tau"),
 }
 MOST_RATE = 100  # of the learning rate, once it is scaled by the batch
+# Words that a field may have.
+WORDS = {"grad_reduce_dtype": ("float32", "bfloat16")}
 # How many numbers a field has, and where each of them has to be.
 TUPLES = {
     "mean": (3, SHARE),
@@ -124,6 +126,9 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{name}={value} must have {length} numbers")
         if not all(number in interval for number in value):
             raise UserError(f"{name}={value}: each must be {interval}")
+    for name, words in WORDS.items():
+        if values[name] not in words:
+            raise UserError(f"{name}={values[name]} must be one of {', '.join(words)}")
     _check_sizes(values)
     _check_together(config)
     _check_patterns(config)

@@ -41,6 +41,9 @@ def get_config() -> ConfigDict:
     c.batch_size = 1024  # examples an optimiser step, over all devices and micro-batches
     c.eval_batch_size = 1024  # examples an evaluation step, over all devices
     c.accumulate = 1  # micro-batches that a step's batch is computed in, one after another
+    # In what the gradients of narrower layers are added up over devices; or bfloat16: half as much
+    # is sent, and a bit is lost with every fourfold of the devices.
+    c.grad_reduce_dtype = "float32"
     # --- durations ---
     _duration(c, "total", epochs=300)  # of the training
     _duration(c, "warmup", epochs=5)  # of the learning rate's linear rise

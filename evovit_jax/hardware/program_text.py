@@ -1,6 +1,6 @@
 """A compiled program's own text (HLO): its computations, what each calls how often, array sizes.
 
-Tested in tests/plan/collectives_test.py and tests/benchmarking/compiler_estimates_test.py.
+Tested in tests/plan/collectives_test.py and tests/hardware/compiler_estimates_test.py.
 """
 
 import math

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from evovit_jax.models.variables import Variables
+from evovit_jax.train import gradient_sums
 from evovit_jax.train.losses import Terms
 
 
@@ -20,6 +21,7 @@ def mean_gradients(
     key: Key[Array, ""],
     *,
     parts: int,
+    float32_sums: bool = True,
 ) -> tuple[Variables, Variables, Terms]:
     """The mean gradient of the batch, the new statistics, and the mean of the terms.
 
@@ -31,8 +33,11 @@ def mean_gradients(
       targets: likewise.
       key: what is random in the forward pass; each micro-batch folds in its number.
       parts: micro-batches; they divide the batch.
+      float32_sums: whether gradients of narrower layers are added up in float32.
     """
     differentiate = jax.grad(loss, has_aux=True)
+    if float32_sums:
+        differentiate = gradient_sums.in_float32(differentiate)
     if parts == 1:
         grads, (stats, terms) = differentiate(params, stats, images, targets, key)
         return grads, stats, terms

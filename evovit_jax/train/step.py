@@ -53,6 +53,11 @@ class TrainStep:
         """Names of what the meter sums up."""
         return (*self.terms, *MEASURED)
 
+    @property
+    def _sums_are_wider(self) -> bool:
+        """Whether gradients are added up in more bits than the layers compute in."""
+        return self.config.grad_reduce_dtype == "float32" != self.config.model.dtype
+
     def first_state(self, params: Variables, stats: Variables) -> TrainState:
         """The state before the first step."""
         average = self.config.ema.decay > 0
@@ -78,6 +83,7 @@ class TrainStep:
             targets,
             model_key,
             parts=self.config.accumulate,
+            float32_sums=self._sums_are_wider,
         )
         updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -1,15 +1,10 @@
 """Estimates for a TPU that is not here: what needs no compiler of its own."""
 
-import importlib.util
-import queue
-import threading
-
 import jax
 import pytest
 from tiny import some_slow
 
 from evovit_jax.benchmarking import tpu_estimates
-from evovit_jax.errors import UserError
 
 FOUND = {
     "estimate_of": "libtpu 0.0, jax 0.10",
@@ -35,17 +30,6 @@ FOUND = {
 }
 
 
-def test_an_unknown_target_is_refused():
-    with pytest.raises(UserError, match="--target=v9 is unknown; there are v4, v5e"):
-        tpu_estimates.check("v9")
-
-
-def test_a_missing_compiler_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'evovit_jax\[tpu-compiler\]'"):
-        tpu_estimates.check("v5e")
-
-
 def test_the_table_says_that_it_measures_nothing_and_what_it_leaves_out():
     table = tpu_estimates.table(FOUND)
     assert table.startswith("ESTIMATES of the compiler (libtpu 0.0, jax 0.10), not measurements")
@@ -55,25 +39,6 @@ def test_the_table_says_that_it_measures_nothing_and_what_it_leaves_out():
     assert cells["attention"] == "3.0"
     assert cells["selection"] == "0"
     assert table.endswith("NOT COUNTED in m evo at 64: 2 sort")
-
-
-def test_whoever_comes_second_waits_and_says_so(monkeypatch):
-    said = queue.Queue()
-    monkeypatch.setattr(tpu_estimates, "print", lambda line, **_: said.put(line), raising=False)
-    done = threading.Event()
-
-    def second():
-        with tpu_estimates.alone():
-            done.set()
-
-    with tpu_estimates.alone():
-        thread = threading.Thread(target=second)
-        thread.start()
-        line = said.get(timeout=60)
-        assert not done.is_set()
-    thread.join()
-    assert line == "another process is compiling with libtpu; waiting for it"
-    assert done.is_set()
 
 
 @pytest.mark.slow

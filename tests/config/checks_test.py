@@ -11,6 +11,11 @@ from evovit_jax.errors import UserError
     [
         ("batch_size", 0, "batch_size=0 must be at least 1"),
         ("accumulate", 3, "does not divide into accumulate=3"),
+        (
+            "grad_reduce_dtype",
+            "float16",
+            "grad_reduce_dtype=float16 must be one of float32, bfloat16",
+        ),
         ("ema.decay", 1.0, "ema.decay=1.0 must be in [0, 1)"),
         ("optim.learning_rate", -1.0, "optim.learning_rate=-1.0 must be at least 0"),
         ("optim.eps", float("nan"), "optim.eps=nan must be at least 0"),

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from evovit_jax.benchmarking import compiler_estimates
+from evovit_jax.hardware import compiler_estimates
 
 # As libtpu prints a program, cut down: the tables of stack frames, a fusion's inside, a loop of
 # four turns, and an entry with an operation of every sort.
