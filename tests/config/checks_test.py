@@ -14,7 +14,7 @@ from evovit_jax.errors import UserError
         (
             "grad_reduce_dtype",
             "float16",
-            "grad_reduce_dtype=float16 must be one of float32, bfloat16",
+            "must be one of float32, bfloat16",
         ),
         ("ema.decay", 1.0, "ema.decay=1.0 must be in [0, 1)"),
         ("optim.learning_rate", -1.0, "optim.learning_rate=-1.0 must be at least 0"),

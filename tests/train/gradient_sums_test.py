@@ -27,7 +27,7 @@ UP = jax.random.normal(jax.random.key(3), (ROWS, 4)).astype(jnp.bfloat16)
 
 
 def loss(params, x, up):
-    """Linear in the parameters: products, sums, a program and remat inside it, and what is moved."""
+    """Linear in the parameters: products, sums, programs inside it, and what is moved."""
     p = {name: value.astype(jnp.bfloat16) for name, value in params.items() if name != "plain"}
     halves = [0.5 * half for half in jnp.split(p["kernel"].T.reshape(4, 8).T, 2, axis=1)]
     first = jax.checkpoint(lambda x, w: x @ w)(x, halves[0])
