@@ -3,7 +3,8 @@
 A run that DIR has a part of goes on from there. The last line of output is a JSON object. The exit
 status is 0, 2 after an error that the user can mend, 143 after SIGTERM, and 75 after SIGINT, SIGHUP
 or the death of another process of the run (run it again to go on).
-With `--plan --devices=64` it says instead what each of so many devices needs memory for.
+With `--plan --devices=64` it says instead what each of so many devices needs memory for, with
+`--plan --topology=v5e:8x8` what the TPU's own compiler makes of the step, and how long it expects.
 """
 
 import sys
@@ -24,6 +25,7 @@ config_flags.DEFINE_config_file(
 flags.DEFINE_string("workdir", None, "Where checkpoints and metrics go, and are found again.")
 flags.DEFINE_bool("plan", False, "Say what a step needs on --devices devices, and train nothing.")
 flags.DEFINE_integer("devices", 0, "With --plan: how many virtual devices to compile for.")
+flags.DEFINE_string("topology", "", "With --plan: a TPU slice that is not here, v5e:8x8.")
 flags.DEFINE_float("hbm_gib", None, "With --plan: memory of a device; says whether the run fits.")
 flags.DEFINE_bool("json", False, "With --plan: print one JSON object.")
 
@@ -33,20 +35,25 @@ def main() -> int:
     config = config_lib.from_flags(FLAGS, sys.argv, ("config",))
     limits.check()
     if FLAGS.plan:
-        from evovit_jax.plan import memory
+        from evovit_jax.plan import memory, topology
 
-        return memory.main(config, devices=FLAGS.devices, hbm_gib=FLAGS.hbm_gib, as_json=FLAGS.json)
+        shared = {"hbm_gib": FLAGS.hbm_gib, "as_json": FLAGS.json}
+        if FLAGS.topology:
+            return topology.main(config, topology=FLAGS.topology, **shared)
+        return memory.main(config, devices=FLAGS.devices, **shared)
     if FLAGS.workdir is None:
         raise UserError("--workdir is required; --help shows all flags")
     with processes.joined() as parent:
         import jax
 
-        from evovit_jax.hardware import cpu
+        from evovit_jax.hardware import cpu, tpu_presence
         from evovit_jax.parallel import preemption
         from evovit_jax.train import loop
 
         cpu.keep_memory()
         processes.introduce(parent)
+        if unused := tpu_presence.missed():
+            print(unused, flush=True)
         result = loop.train_and_evaluate(config, FLAGS.workdir)
         if jax.process_index() == 0:
             print(tables.json_line(result.summary), flush=True)

@@ -8,6 +8,7 @@ hence a low sum and a high one. Sorts, gathers, scatters and Pallas calls have n
 
 import collections
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -37,6 +38,9 @@ _WORK = {
     *("dynamic-slice", "dynamic-update-slice", "select-and-scatter", "add", "multiply"),
 }
 _PALLAS = "tpu_custom_call"
+# Operations that take long however little they work on, and elements that one register holds: fewer
+# are added or moved in no time that counts, and have no estimate (a key's random bits).
+_INDEXING, REGISTER = ("sort", "gather", "scatter", "fusion", "custom-call"), 8 * 128
 
 _OPERATION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(([^)]*)\)(.*)$")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
@@ -133,6 +137,8 @@ def _operation(
     if kind in ("copy", "transpose") or name.startswith(("copy", "transpose")):
         part = "layout copies"
     found = _CYCLES.search(rest)
+    if not found and kind not in _INDEXING and _elements(made) <= REGISTER:
+        return Operation(name, 0, 0.0, part, times)
     if not found:
         return Operation(_PALLAS if _PALLAS in rest else name, None, 0.0, part, times)
     cycles = int(found[1])
@@ -141,6 +147,12 @@ def _operation(
     too_dear = COPY if part == "layout copies" else MEMORY_BOUND
     low = cycles - min(cycles, waiting) * (1 - 1 / too_dear)
     return Operation(name, cycles, low, part, times)
+
+
+def _elements(type_text: str) -> int:
+    """Of all arrays of a type."""
+    arrays = program_text.ARRAY.findall(type_text)
+    return sum(math.prod(int(dim) for dim in dims.split(",") if dim) for _, dims, _ in arrays)
 
 
 def _bytes_in_memory(type_text: str) -> int:

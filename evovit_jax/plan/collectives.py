@@ -8,6 +8,7 @@ import functools
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 
 from evovit_jax.hardware import program_text
 
@@ -33,11 +34,13 @@ class Collective:
         a reduce-scatter adds up before it is split.
       sent_bytes: what a device sends when the n members of a group pass it round a ring:
         (n - 1) / n of the bytes, an all-reduce twice that.
+      bytes_by_dtype: `bytes` by what the numbers are, "bf16", "f32".
     """
 
     count: int
     bytes: int
     sent_bytes: int
+    bytes_by_dtype: Mapping[str, int]
 
 
 def read(hlo: str, devices: int) -> dict[str, Collective]:
@@ -60,11 +63,13 @@ def read(hlo: str, devices: int) -> dict[str, Collective]:
         return sums
 
     sums = total(entry)
-    return {
-        kind: Collective(*(int(sums[kind, field]) for field in ("count", "bytes", "sent")))
-        for kind in KINDS
-        if sums[kind, "count"]
-    }
+    return {kind: _collective(kind, sums) for kind in KINDS if sums[kind, "count"]}
+
+
+def _collective(kind: str, sums: Counter) -> Collective:
+    count, whole, sent = (int(sums[kind, field]) for field in ("count", "bytes", "sent"))
+    dtypes = {key[2]: int(n) for key, n in sums.items() if key[:2] == (kind, "of dtype")}
+    return Collective(count, whole, sent, dict(sorted(dtypes.items())))
 
 
 def _count_collective(line: str, devices: int, into: Counter) -> None:
@@ -78,9 +83,12 @@ def _count_collective(line: str, devices: int, into: Counter) -> None:
         arrays = [(dtype, dims) for dtype, dims in arrays if dims]
         arrays = arrays[len(arrays) // 2 :]
     members = _members(line, devices)
-    whole = sum(program_text.array_bytes(*array) for array in arrays)
-    if kind == "reduce-scatter":
-        whole *= members
+    times = members if kind == "reduce-scatter" else 1
+    whole = 0
+    for dtype, dims in arrays:
+        size = times * program_text.array_bytes(dtype, dims)
+        into[kind, "of dtype", dtype] += size
+        whole += size
     share = 1 if kind == "collective-permute" else (members - 1) / members
     into[kind, "count"] += 1
     into[kind, "bytes"] += whole

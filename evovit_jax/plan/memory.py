@@ -7,6 +7,7 @@ the CPU's compiler lays them out, and another one fuses and overlaps more (docs/
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -34,7 +35,16 @@ COMPILER = {
 
 
 def make(config: ConfigDict, devices: list[jax.Device]) -> Plan:
-    """Compiles the first phase's step of a run for `devices`.
+    """Compiles the first phase's step of a run for `devices`, those of a CPU.
+
+    Raises:
+      UserError: the config does not fit the devices.
+    """
+    return compiled_plan(program(config, devices), 0, COMPILER)[0]
+
+
+def program(config: ConfigDict, devices: list[jax.Device]) -> Program:
+    """The run on `devices`; its data need not be at hand.
 
     Raises:
       UserError: the config does not fit the devices.
@@ -42,28 +52,49 @@ def make(config: ConfigDict, devices: list[jax.Device]) -> Plan:
     config = config.copy_and_resolve_references()
     if config.model.num_classes is None:
         config.model.num_classes = num_classes(config)
-    run = build(config, devices, examples=EXAMPLES)
+    return build(config, devices, examples=EXAMPLES)
+
+
+def compiled_plan(
+    run: Program, step: int, options: Mapping[str, Any], compiler: str = Plan.compiler
+) -> tuple[Plan, str]:
+    """What step number `step` of a run needs, and the text of its compiled program.
+
+    Args:
+      run: the run.
+      step: it stands for all steps of its phase.
+      options: of the compiler.
+      compiler: what the plan says that it was compiled by.
+    """
+    devices, batch, state = run.mesh.size, abstract_batch(run), run.like
     start = time.perf_counter()
     with jax.set_mesh(run.mesh):
-        lowered = run.step_at(0).lower(run.like, abstract_batch(run))
-        compiled = lowered.compile(compiler_options=COMPILER)
+        compiled = run.step_at(step).lower(state, batch).compile(compiler_options=dict(options))
     seconds = time.perf_counter() - start
-    batch = bytes_per_device(abstract_batch(run))
-    state = run.like
-    return Plan(
-        model=f"{config.model.name} ({config.reduction or 'its own reduction'})",
-        phase=reduction_schedule.describe(run.phases[0]),
-        devices=len(devices),
+    on_tpu = run.mesh.devices.flat[0].platform == "tpu"
+    sizes, text = compiled.memory_analysis(), compiled.as_text()
+    teacher = bytes_per_device(run.teacher_like)
+    given = bytes_per_device((state, batch)) + teacher
+    taken = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    plan = Plan(
+        model=f"{run.config.model.name} ({run.config.reduction or 'its own reduction'})",
+        phase=reduction_schedule.describe(reduction_schedule.at(run.phases, step)),
+        devices=devices,
         mesh=dict(run.mesh.shape),
-        batch_size_per_device=config.batch_size // len(devices),
+        batch_size_per_device=run.config.batch_size // devices,
         param_bytes_per_device=bytes_per_device(state.params),
         optimizer_bytes_per_device=bytes_per_device(state.opt_state),
         ema_bytes_per_device=bytes_per_device(state.ema),
-        other_bytes_per_device=bytes_per_device((state.stats, state.meter, state.step)) + batch,
-        activation_bytes_per_device=compiled.memory_analysis().temp_size_in_bytes,
-        collectives=collectives.read(compiled.as_text(), len(devices)),
+        other_bytes_per_device=bytes_per_device((state.stats, state.meter, state.step, batch)),
+        activation_bytes_per_device=sizes.temp_size_in_bytes,
+        collectives=collectives.read(text, devices),
         compile_seconds=round(seconds, 1),
+        teacher_bytes_per_device=teacher,
+        padding_bytes_per_device=max(0, taken - given),
+        program_bytes_per_device=sizes.generated_code_size_in_bytes if on_tpu else 0,
+        compiler=compiler,
     )
+    return plan, text
 
 
 def num_classes(config: ConfigDict) -> int:

@@ -39,3 +39,15 @@ def test_what_waits_for_memory_is_cheaper_at_the_least():
     assert copy.low == pytest.approx(400 - 2 * 64 * (1 - 1 / compiler_estimates.COPY))
     assert convolution.low == pytest.approx(50 / compiler_estimates.MEMORY_BOUND)
     assert operations["fusion200"].low == 200  # all in the chip's fast memory
+
+
+def test_what_a_register_holds_needs_no_estimate():
+    lines = (
+        "%a = u32[2,1]{0,1:T(1,128)} add(%p, %p)",
+        "%b = f32[8,256]{1,0} add(%q, %q)",
+        "%c = s32[4]{0} sort(%r)",
+    )
+    program = "ENTRY %main (p: u32[2,1]) -> f32[8] {\n  " + "\n  ".join(lines) + "\n}\n"
+    sums = compiler_estimates.estimate(program)
+    assert sums.unknown == {"b": 1, "c": 1}
+    assert sums.kernels == 3

@@ -1,5 +1,7 @@
 """What a program communicates, from lines of HLO as compilers write them."""
 
+import re
+
 import pytest
 
 from evovit_jax.plan import collectives
@@ -31,8 +33,10 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 
 def test_loops_and_calls_count_as_often_as_they_run():
     assert collectives.read(PROGRAM, 8) == {
-        "all-reduce": Collective(4, 3 * 32 + 24, int(2 * 7 / 8 * (3 * 32 + 24))),
-        "all-gather": Collective(2, 2 * 128, 2 * 96),
+        "all-reduce": Collective(
+            4, 3 * 32 + 24, int(2 * 7 / 8 * (3 * 32 + 24)), {"bf16": 16, "f32": 3 * 32 + 8}
+        ),
+        "all-gather": Collective(2, 2 * 128, 2 * 96, {"f32": 2 * 128}),
     }
 
 
@@ -76,7 +80,9 @@ def test_loops_and_calls_count_as_often_as_they_run():
 )
 def test_one_line(line, kind, whole, sent):
     program = f"ENTRY %main (p: f32[8]) -> f32[8] {{\n  {line}\n}}\n"
-    assert collectives.read(program, 8) == {kind: Collective(1, whole, sent)}
+    (dtype,) = {"f32", "bf16", "pred"}.intersection(re.findall(r"\w+", line))
+    found = Collective(1, whole, sent, {dtype: whole})
+    assert collectives.read(program, 8) == {kind: found}
 
 
 def test_a_program_that_says_nothing():

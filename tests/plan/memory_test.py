@@ -117,7 +117,7 @@ def example(**changes):
         "ema_bytes_per_device": 2**30,
         "other_bytes_per_device": 0,
         "activation_bytes_per_device": 2**32,
-        "collectives": {"all-reduce": Collective(3, 2**20, 2**21)},
+        "collectives": {"all-reduce": Collective(3, 2**20, 2**21, {"bf16": 2**20})},
         "compile_seconds": 1.0,
     }
     return plan_report.Plan(**fields | changes)
@@ -127,7 +127,7 @@ def test_the_report():
     text = plan_report.as_text(example(), 16)
     assert "m (none) on 8 devices (data=2, fsdp=4), 4 images a device and step" in text
     assert "total                                 8192.0" in text
-    assert "all-reduce                       3       1.0       2.0" in text
+    assert "all-reduce                       3       1.0       2.0    bf16 1.0" in text
     assert text.endswith("fits: 8.00 of 16 GiB, 50 %")
     assert "does not fit: 8.00 of 7 GiB, 114 %; more devices" in plan_report.as_text(example(), 7)
     assert "TPU v5e, " in plan_report.as_text(example(), None)
@@ -138,7 +138,8 @@ def test_the_report_as_json():
     found = json.loads(plan_report.as_json(example(), 8))
     assert found["fits"] is True
     assert found["total_bytes_per_device"] == 2**33
-    assert found["collectives"] == {"all-reduce": {"count": 3, "bytes": 2**20, "sent_bytes": 2**21}}
+    sent = {"count": 3, "bytes": 2**20, "sent_bytes": 2**21, "bytes_by_dtype": {"bf16": 2**20}}
+    assert found["collectives"] == {"all-reduce": sent}
     assert json.loads(plan_report.as_json(example(), 7.9))["fits"] is False
     assert json.loads(plan_report.as_json(example(), None))["fits"] is None
 
