@@ -11,9 +11,9 @@ without reduction.
 
 Every batch is read once and goes through all reductions, and their speed is measured in turns on
 the same images, so that neither the data nor what else the machine does favours one of them.
-Writes compare.csv, compare.md and compare.png. Speed-ups and changes are over the first reduction,
-agreement is with the answers of `none`, and needs no labels. What has been found out is kept in the
-output folder: the same command goes on where it was ended.
+Writes compare.csv, compare.md and compare.png (and at_gmacs.png). Speed-ups and changes are over
+the first reduction, agreement is with the answers of `none`, and needs no labels. What has been
+found out is kept in the output folder: the same command goes on where it was ended.
 """
 
 import argparse

@@ -50,7 +50,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write(rows: Sequence[Row], title: str, folder: pathlib.Path) -> None:
-    """Writes compare.csv, compare.md and compare.png.
+    """Writes compare.csv, compare.md and compare.png; of a study at_gmacs.png, too.
 
     Raises:
       UserError: the folder cannot be written.
@@ -63,6 +63,8 @@ def write(rows: Sequence[Row], title: str, folder: pathlib.Path) -> None:
         shown = tables.plain_text(printable(title))
         (folder / "compare.md").write_text(f"{shown}\n\n{table(rows)}\n", encoding="utf-8")
         plot(rows, title, folder / "compare.png")
+        if any(row.get("target_gmacs") for row in rows):
+            plot_at_costs(rows, title, folder / "at_gmacs.png")
 
 
 def plot(rows: Sequence[Row], title: str, path: pathlib.Path) -> None:
@@ -73,8 +75,7 @@ def plot(rows: Sequence[Row], title: str, path: pathlib.Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    labelled = all(row["top1"] is not None for row in rows)
-    gain, name = ("top1", "top-1, %") if labelled else ("agreement", "agreement, %")
+    gain, name = gain_of(rows)
     figure = Figure(figsize=(11, 5.5), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     methods = list(dict.fromkeys(row["reduction"].partition(",")[0] for row in rows))
@@ -97,13 +98,54 @@ def plot(rows: Sequence[Row], title: str, path: pathlib.Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def plot_at_costs(rows: Sequence[Row], title: str, path: pathlib.Path) -> None:
+    """A panel for each target: what the methods reach at that cost, the best at the top.
+
+    Bars are the 95 % intervals, what is on the Pareto front is filled, and the dashed line is the
+    network without reduction.
+    """
+    from matplotlib.figure import Figure
+
+    gain, name = gain_of(rows)
+    targets = sorted({row["target_gmacs"] for row in rows if row.get("target_gmacs")})
+    at = [[row for row in rows if row["target_gmacs"] == target] for target in targets]
+    figure = Figure((6 * len(at), 1.5 + 0.28 * max(map(len, at))), layout="constrained")
+    axes = figure.subplots(1, len(at), squeeze=False)[0]
+    for axis, target, own in zip(axes, targets, at, strict=True):
+        own.sort(key=lambda row: row[gain])
+        for place, row in enumerate(own):
+            face = "C0" if row["pareto"] else "white"
+            axis.errorbar(
+                row[gain], place, xerr=bars([row], gain), fmt="o", c="C0", mfc=face, capsize=2
+            )
+        for row in rows:
+            if row["reduction"] == "none":
+                axis.axvline(row[gain], color="black", ls="--", lw=1)
+        axis.set_yticks(range(len(own)), [f"{r['reduction']} ({r['gmacs']:.3f})" for r in own])
+        axis.set(xlabel=f"{name} at {target:g} GMACs")
+        axis.grid(alpha=0.3)
+    figure.suptitle(printable(title), parse_math=False)
+    figure.savefig(path, dpi=120)
+
+
+def gain_of(rows: Sequence[Row]) -> tuple[str, str]:
+    """The key of what is plotted against the cost, and its name: without labels the agreement."""
+    if all(row["top1"] is not None for row in rows):
+        return "top1", "top-1, %"
+    return "agreement", "agreement, %"
+
+
+def bars(rows: Sequence[Row], gain: str) -> list[list[float]] | None:
+    """How far the intervals of rows reach to either side; None where there are none."""
+    if any(row.get(f"{gain}_low") is None for row in rows):
+        return None
+    low = [max(0.0, row[gain] - row[f"{gain}_low"]) for row in rows]
+    high = [max(0.0, row[f"{gain}_high"] - row[gain]) for row in rows]
+    return [low, high]
+
+
 def line(axis: Any, rows: Sequence[Row], quantity: str, gain: str, style: dict[str, Any]) -> None:
     """One method's points, with a bar for each interval that there is."""
-    bars = None
-    if all(row.get(f"{gain}_low") is not None for row in rows):
-        low = [max(0.0, row[gain] - row[f"{gain}_low"]) for row in rows]
-        high = [max(0.0, row[f"{gain}_high"] - row[gain]) for row in rows]
-        bars = [low, high]
     places, values = ([row[key] for row in rows] for key in (quantity, gain))
     values = [float("nan") if value is None else value for value in values]
-    axis.errorbar(places, values, bars, elinewidth=0.6, capsize=2, **style)
+    axis.errorbar(places, values, bars(rows, gain), elinewidth=0.6, capsize=2, **style)

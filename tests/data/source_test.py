@@ -44,6 +44,23 @@ def test_class_folders_are_sorted_and_numbered(tmp_path):
     assert source.describe(1).endswith("zebra/b.jpg")
 
 
+def test_images_alone_have_no_labels_where_none_are_needed(tmp_path):
+    write(tmp_path / "b.jpg", jpeg(2))
+    write(tmp_path / "a.PNG", jpeg(1))
+    write(tmp_path / ".hidden.jpg", jpeg())
+    write(tmp_path / "notes.txt", "not an image")
+    source = open_source(f"folder:{tmp_path}", labels_needed=False)
+    assert [source[i] for i in range(len(source))] == [
+        {"image": jpeg(1), "label": -1}, {"image": jpeg(2), "label": -1},
+    ]  # fmt: skip
+    assert (source.num_classes, source.has_names) == (0, False)
+    with pytest.raises(UserError, match="neither class folders nor a labels"):
+        open_source(f"folder:{tmp_path}")
+    write(tmp_path / "labels.csv", "file,label\nb.jpg,4\n")
+    source = open_source(f"folder:{tmp_path}", labels_needed=False)
+    assert [source[i]["label"] for i in range(len(source))] == [4]
+
+
 @pytest.mark.parametrize("inside", ["", "images"])
 def test_labels_csv_beside_the_images_or_their_folder(tmp_path, inside):
     write(tmp_path / inside / "x.jpg", jpeg(1))
