@@ -9,6 +9,10 @@ import jax
 # them what is computed again is found to be the same as before, and kept after all.
 KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
+# XLA may leave a rounding to bfloat16 out where it fuses what makes a value with what reads it, and
+# here that depends on the batch's size: an image would not keep its tokens in any company.
+ROUND_AS_WRITTEN = {"xla_allow_excess_precision": False}
+
 # Of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
@@ -47,6 +51,11 @@ def give_back() -> bool:
         return False
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return bool(trim and trim(0))
+
+
+def inference_options(platform: str) -> dict[str, bool]:
+    """What the compiler of `platform` is told of a pass without training."""
+    return ROUND_AS_WRITTEN if platform == "cpu" else {}
 
 
 def compiler_options(platform: str, remat: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from tiny import some_slow
 
 import evovit_jax
 from evovit_jax import reduction
+from evovit_jax.hardware import cpu
 
 SIZES = {"image_size": 32, "patch_size": 4, "embed_dim": 24, "depth": 4, "num_heads": 3}
 QUICK = {"ats-bfloat16", "evo-float32"}
@@ -22,7 +23,9 @@ CASES = [
 
 def tokens_of(model, images, mesh=None):
     """The logits and the place of every input token after each block."""
-    run = jax.jit(lambda images: (lambda logits, out: (logits, out.token_maps))(*model(images)))
+    options = cpu.inference_options("cpu")  # as the commands compile
+    look = lambda images: (lambda logits, out: (logits, out.token_maps))(*model(images))  # noqa: E731
+    run = jax.jit(look, compiler_options=options)
     if mesh is not None:
         images = jax.device_put(images, NamedSharding(mesh, PartitionSpec("data")))
         with jax.set_mesh(mesh):
@@ -38,6 +41,8 @@ def test_an_image_keeps_its_tokens_in_any_company(case):
     )
     for block in model.blocks:  # attention that prefers some tokens
         block.attn.qkv.kernel[...] = block.attn.qkv.kernel[...] * 10
+    for slimmer in model.reducer.cluster_layers if spec == "sit" else ():  # and mixtures likewise
+        slimmer.scale[...] = slimmer.scale[...] * 1000
     images = 2 * jax.random.normal(jax.random.key(7), (8, 32, 32, 3))
     logits, maps = tokens_of(model, images)
     turned = tokens_of(model, images[::-1])
