@@ -46,7 +46,7 @@ COMMANDS = {
     "compare": Command(
         {"weights": "run", "data": "folder:data", "reductions": "none", "output": "out",
          "rounds": "1"},
-        (*LOOKS, "data_dir", "batch_size"),
+        (*LOOKS, "data_dir", "batch_size", "at_gmacs"),
     ),
     "convert": Command(
         {"input": "run", "output": "out.npz"},

@@ -35,7 +35,7 @@ class Records:
             if record["key"] != key or record["checksum"] != digest([key, record["value"]]):
                 raise ValueError("its checksum is wrong")
             return record["value"]
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             reason = first_line(error)
             self._say(f"{self._path(key)} is damaged ({reason}): it is computed again")
             return None

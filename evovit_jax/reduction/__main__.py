@@ -10,7 +10,7 @@ import argparse
 import pathlib
 
 from evovit_jax import tables
-from evovit_jax.errors import UserError, run_command
+from evovit_jax.errors import Parser, UserError, run_command
 from evovit_jax.reduction import method_table
 
 # Between these lines of a file the table, or the list of names, is written.
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     Raises:
       UserError: a file has no place for the table.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m evovit_jax.reduction",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

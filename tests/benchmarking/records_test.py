@@ -35,7 +35,9 @@ def test_a_record_is_found_by_its_whole_key(tmp_path):
     assert Records(None).read(KEY) is None
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "other key", "empty", "list", "folder"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "changed", "other key", "empty", "list", "deep", "folder"]
+)
 def test_damage_is_said_and_computed_again(tmp_path, damage):
     said = []
     records = Records(tmp_path, said.append)
@@ -53,6 +55,7 @@ def test_damage_is_said_and_computed_again(tmp_path, damage):
             "other key": json.dumps(record | {"key": KEY | {"model": "n"}}),
             "empty": "",
             "list": "[]",
+            "deep": "[" * 100_000,
         }[damage])  # fmt: skip
     assert records.read(KEY) is None
     assert len(said) == 1
