@@ -187,14 +187,15 @@ def test_dynamicvits_fine_tuning():
     assert (c.augment.repeats, c.distill.kind, c.init_allow_missing) == (1, "self", "reducer/.*")
 
 
-def test_dynamicvits_fine_tuning_on_maps():
-    c = load("convnext_t_dynamic")
+@pytest.mark.parametrize("name", ["convnext_t_dynamic", "swin_t_dynamic"])
+def test_dynamicvits_fine_tuning_on_maps(name):
+    c = load(name)
     assert (c.total_epochs, c.warmup_epochs, c.freeze_epochs, c.batch_size) == (120, 20, 5, 4096)
     assert (c.optim.learning_rate, c.optim.reference_batch) == (4e-3, 0)
     assert dict(c.optim.learning_rate_rules) == {"reducer/.*": 1.0, ".*": 0.2}
     assert dict(c.loss.reducer_weights) == {"ratio": 10.0, "distill_.*": 0.5}
     assert (c.model.drop_path_rate, c.reduction) == (0.2, "dynamicvit,keep_rate=0.7")
-    assert load("convnext_t_dynamic", "keep90").reduction == "dynamicvit,keep_rate=0.9"
+    assert load(name, "keep90").reduction == "dynamicvit,keep_rate=0.9"
 
 
 @pytest.mark.parametrize("name", RECIPES)
