@@ -19,7 +19,7 @@ if [ "${SMOKE:-}" ]; then
     methods="deit_tiny_patch16_224;deit_tiny_patch16_224+evit,keep_rate=0.7"
     evo=evo_deit_tiny_patch16_224 evo_fields=evo multiples="1 8"
     sizes=1,2 many=2 training=2 quick="--image_size=32 --rounds=1 --seconds=0.01" peers=""
-    variant=:smoke seeds=0 fields=""
+    variant=:smoke seeds=0 fields="" others=""
 else
     models="deit_small_patch16_224;evo_deit_small_patch16_224"
     models="$models;deit_base_patch16_224;evo_deit_base_patch16_224;levit_256;evo_levit_256"
@@ -30,6 +30,7 @@ else
     if python -c "import timm" 2>/dev/null; then peers=--peers=timm; fi
     # 256 tokens of 2 px.
     variant="" seeds="0 1 2" fields="--config.model.patch_size=2"
+    others="evit,keep_rate=0.7 tome,r=16"
 fi
 
 # benchmark NAME FLAGS...: one table, unless it is there.
@@ -75,7 +76,7 @@ if [ "$data" ] || [ "${SMOKE:-}" ]; then
     for seed in $seeds; do
         train "evo_$seed" cifar10_evo --config.seed="$seed" "${given[@]}"
         train "dense_$seed" cifar10_deit --config.seed="$seed" "${given[@]}"
-        for method in evit,keep_rate=0.7 tome,r=16; do
+        for method in $others; do
             train "${method%%,*}_$seed" cifar10_deit --config.seed="$seed" \
                 --config.reduction="$method" "${given[@]}"
         done

@@ -134,6 +134,16 @@ def test_the_report():
     assert plan_report.as_text(example(collectives={}), 16).splitlines()[-3] == "none"
 
 
+def test_what_not_every_run_has_is_a_row_only_where_it_is():
+    assert "teacher" not in plan_report.as_text(example(), 16)
+    rows = {"teacher": 2**20, "padding": 2**21, "program": 2**22}
+    made = example(**{f"{name}_bytes_per_device": size for name, size in rows.items()})
+    lines = [line.split() for line in plan_report.as_text(made, 16).splitlines()]
+    for name, size in rows.items():
+        assert [name, f"{size / 2**20:.1f}"] in lines
+    assert made.total_bytes_per_device == 2**33 + sum(rows.values())
+
+
 def test_the_report_as_json():
     found = json.loads(plan_report.as_json(example(), 8))
     assert found["fits"] is True
