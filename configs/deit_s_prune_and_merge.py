@@ -4,8 +4,7 @@
 
 30 epochs from DeiT's weights at 1e-4, weight decay 0.001, soft distillation by the dense network
 (temperature 20, share 0.8). Matrices begin as evenly spaced centres; to begin with a calibration's,
-convert a checkpoint that has them (`evovit_jax/reduction/merge_matrices.py`) and name it in
-`init_weights`.
+name its file in `init_weights`, and as `reduction` what `evovit_jax.calibrate` said.
 
 Published: 79.6 % top-1 at 3.0 GMACs after 30 to 60 epochs, from calibrated matrices. Expected:
 below it without a calibration; nobody has run it to the end with this code.

@@ -62,6 +62,8 @@ def test_runs(command, folder, tmp_path):
     words = [re.sub(r"^--workdir=.*", f"--workdir={tmp_path}", word) for word in words]
     if words[2] == "evovit_jax.main" and any("folder:" in word for word in words):
         words += ["--config.batch_size=8", "--config.augment.mix_group=8"]
+    if words[2] == "evovit_jax.calibrate":
+        words += ["--batch_size=4"]
     if words[2] == "evovit_jax.benchmark":
         words += ["--rounds=1", "--seconds=0.01"]
     done = subprocess.run(

@@ -130,6 +130,7 @@ def _reducer(
         prefix=adapter.prefix,
         stage_depths=(depth,),
         rotary=adapter.rotary,
+        pools_patches=adapter.pool is not None,
         scores=(*(("class",) if adapter.prefix else ()), "received", "key_norm", "shift"),
     )
     reducer = create_reducer(reduction, backbone, rngs=rngs or nnx.Rngs(0))

@@ -22,7 +22,8 @@ from evovit_jax.adapters.halves import Halves, name_of
 from evovit_jax.adapters.parts import with_inner_part, with_parts
 from evovit_jax.errors import UserError
 from evovit_jax.reduction import Reducer
-from evovit_jax.reduction.base import AttentionRequest, key_mask
+from evovit_jax.reduction.attention_request import key_mask
+from evovit_jax.reduction.base import AttentionRequest
 from evovit_jax.reduction.dense import on_grid
 from evovit_jax.reduction.merging import log_sizes
 from evovit_jax.reduction.none import Dense

@@ -9,6 +9,8 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from evovit_jax.data import labels_table
 from evovit_jax.data.spec import DataSpec
 from evovit_jax.data.stored_files import expanded, read_regular
@@ -150,6 +152,28 @@ class _Renumbered:
         """As of the source that it stands for, and the numbers of the classes."""
         yield from self._source.identity()
         yield tuple(self._numbers)
+
+
+class Drawn:
+    """Some examples of a source, drawn by chance: of class folders all classes, and not the first.
+
+    `number` of them, or all if there are fewer; the same ones for the same `seed`.
+    """
+
+    def __init__(self, source: Source, number: int, seed: int = 0):
+        self.name, self._source = source.name, source
+        self.num_classes, self.class_names = source.num_classes, source.class_names
+        self.has_names, self.folder = source.has_names, getattr(source, "folder", None)
+        self._chosen = np.random.default_rng(seed).permutation(len(source))[:number]
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._source[int(self._chosen[index])]
+
+    def describe(self, index: int) -> str:
+        return self._source.describe(int(self._chosen[index]))
 
 
 def numbered_as(train: Source, source: Source) -> Source:

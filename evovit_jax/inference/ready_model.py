@@ -29,7 +29,7 @@ from evovit_jax.models.variables import Skeleton
 from evovit_jax.reduction import describe, parse
 from evovit_jax.reduction.typed_fields import checked
 from evovit_jax.weights import Loaded
-from evovit_jax.weights.files import find_folder
+from evovit_jax.weights.files import find_folder, stored_reduction
 from evovit_jax.weights.load_save import load
 from evovit_jax.workdir import config_file
 
@@ -109,7 +109,7 @@ def prepare(
     *,
     resize: int | None = None,
     crop_fraction: float | None = None,
-    allow_missing: bool = False,
+    allow_missing: bool | str = False,
     allow_nonfinite: bool = False,
     classes: str | None = None,
     max_image_pixels: int = MOST_PIXELS,
@@ -120,7 +120,7 @@ def prepare(
     Args:
       model: a name of `list_models()`; None where `weights` is a run's work directory.
       weights: a file, a directory or `hf://` name; None for random weights, which is noted.
-      reduction: as `--reduction` takes it; None for the model's (or the run's) own.
+      reduction: as `--reduction` takes it; None for what the weights are for, else the model's own.
       resize: shorter side before the centre crop, pixels, at least the image size; None for the
         model's own.
       crop_fraction: image size over `resize`, the other way to say it; in (0, 1].
@@ -150,7 +150,8 @@ def prepare(
         raise UserError("say which model (--model=NAME); only a run's work directory knows its own")
     else:
         name, transform = model, model_entry(model).transform
-    reduction = model_entry(name).reduction if reduction is None else reduction
+    if reduction is None:
+        reduction = (weights and stored_reduction(weights)) or model_entry(name).reduction
     made = create_model(name, reduction, **overrides)
     transform = _with_resize(transform.at(made.config.image_size), resize, crop_fraction)
     notes = [RANDOM_WEIGHTS]

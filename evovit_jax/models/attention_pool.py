@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from evovit_jax.models.layers import LayerNorm, Mlp, as_float32, truncated_normal
-from evovit_jax.reduction.base import key_mask
+from evovit_jax.reduction.attention_request import key_mask
 from evovit_jax.reduction.merging import log_sizes
 from evovit_jax.reduction.tokens import TokenSet
 

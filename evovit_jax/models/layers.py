@@ -74,7 +74,7 @@ class Attention(nnx.Module):
         x: Float[Array, "b n d"],
         request: AttentionRequest,
         rotation: Rotation | None = None,
-    ) -> tuple[Float[Array, "b n d"], AttentionView]:
+    ) -> tuple[Float[Array, "b q d"], AttentionView]:
         """Attention over all tokens, and what `request` asks to see of it.
 
         Of a request that looks ahead the map alone is computed, and `x` is returned. Queries and
@@ -96,13 +96,17 @@ class Attention(nnx.Module):
 
     def _attend(
         self, x: Float[Array, "b n d"], request: AttentionRequest, rotation: Rotation | None
-    ) -> tuple[Float[Array, "b n d"], AttentionView]:
+    ) -> tuple[Float[Array, "b q d"], AttentionView]:
         """Attention as it suits the platform that it is compiled for."""
 
         def of_one_product(x: Float[Array, "b n d"]) -> tuple[Array, AttentionView]:
-            q, k, v = self._project(x, slice(0, 3))
+            if request.queries is None or rotation is not None:
+                q, k, v = self._project(x, slice(0, 3))
+            else:
+                (q,) = self._project(x[:, : request.queries], slice(0, 1))
+                k, v = self._project(x, slice(1, 3))
             raw = k if "raw_keys" in request.needs else None
-            q, k = turned(q, rotation), turned(k, rotation)
+            q, k = turned(q, rotation)[:, :, : request.queries], turned(k, rotation)
             mixed, view = attend(q, k, v, scale=self.scale, request=request, kernel=self.kernel)
             return self._joined(mixed), dataclasses.replace(view, raw_keys=raw)
 
@@ -110,6 +114,7 @@ class Attention(nnx.Module):
             q, k, v = project_heads(self.qkv, x, 3, self.heads)
             raw = jnp.swapaxes(k, 1, 2) if "raw_keys" in request.needs else None
             q, k = (turned(a, rotation, tokens_first=True) for a in (q, k))
+            q = q[:, : request.queries]
             mixed, view = attend_tokens_first(q, k, v, scale=self.scale, request=request)
             wants_row = "class_row" in request.needs and request.score == "class"
             if wants_row and view.class_row is None:

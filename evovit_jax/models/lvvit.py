@@ -19,6 +19,7 @@ from evovit_jax.models.layers import as_float32, patch_grid, truncated_normal
 from evovit_jax.models.outputs import Outputs
 from evovit_jax.models.registry import Entry, EvalTransform
 from evovit_jax.models.vit import VisionTransformer, ViTConfig
+from evovit_jax.reduction import Backbone
 from evovit_jax.reduction.tokens import TokenSet
 
 STEM_WIDTH = 64
@@ -119,6 +120,9 @@ class LVViT(VisionTransformer):
             frozen=c.freeze_norm,
             rngs=rngs,
         )
+
+    def _backbone(self) -> Backbone:
+        return dataclasses.replace(super()._backbone(), pools_patches=True)
 
     def classify(self, tokens: TokenSet) -> tuple[Float[Array, "b k"], Outputs]:
         """Logits, normalised features, and the logits of the class token and of the patches."""

@@ -143,6 +143,7 @@ class Block(nnx.Module):
         rotation = self._rotation(tokens)
         branch = rematerialised(lambda x: self.attn(self.norm1(x), request, rotation), self.remat)
         mixed, view = branch(tokens.x)
+        tokens = tokens.replace(x=tokens.x[:, : request.queries])
         after = self._add(tokens, mixed, self.ls1, 2 * block)
         if request.score == "shift" and "class_row" in request.needs:
             view = dataclasses.replace(view, class_row=attention_shift(tokens.x, after.x))
@@ -204,6 +205,7 @@ class VisionTransformer(TokenModel):
             stage_depths=(config.depth,),
             classes=config.num_classes,
             scores=("class", "received", "key_norm", "shift"),
+            pools_patches=config.pool != "token",
         )
 
     def _block(self, number: int, rngs: nnx.Rngs) -> Block:

@@ -13,6 +13,7 @@ from evovit_jax.reduction.typed_fields import checked
 # name: module of this package, class.
 METHODS: dict[str, tuple[str, str]] = {
     "none": ("none", "Dense"),
+    "atc": ("atc", "ATC"),
     "ats": ("ats", "ATS"),
     "cropr": ("cropr", "Cropr"),
     "diffrate": ("diffrate", "DiffRate"),
@@ -28,6 +29,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "ia_red2": ("ia_red2", "IARED2"),
     "kmedoids": ("kmedoids", "KMedoids"),
     "mctf": ("mctf", "MCTF"),
+    "patch_slimming": ("patch_slimming", "PatchSlimming"),
     "patchmerger": ("patch_merger", "PatchMerger"),
     "pitome": ("pitome", "PiToMe"),
     "ppt": ("ppt", "PPT"),

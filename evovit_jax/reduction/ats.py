@@ -24,7 +24,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from evovit_jax.parallel.per_device import per_device
 from evovit_jax.reduction.at_locations import Located, RankedFields
-from evovit_jax.reduction.base import AttentionRequest, AttentionView, key_mask
+from evovit_jax.reduction.attention_request import key_mask
+from evovit_jax.reduction.base import AttentionRequest, AttentionView
 from evovit_jax.reduction.card import OPTIONAL, Card
 from evovit_jax.reduction.tokens import TokenSet, keep, mask_out, membership
 

@@ -5,23 +5,28 @@ A backbone walks its blocks and calls the reducer at fixed points; it knows noth
 """
 
 import dataclasses
-import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Int
 
 from evovit_jax.errors import UserError
 from evovit_jax.reduction.card import Card
 from evovit_jax.reduction.knob import Knob
+from evovit_jax.reduction.attention_request import (
+    CLASS_ROW,
+    NOTHING_ASKED,
+    AttentionRequest,
+    AttentionView,
+)
 from evovit_jax.reduction.map_blocks import MapBlocks
 from evovit_jax.reduction.schedule import Changes, Timeline, falling_keep_rate
 from evovit_jax.reduction.tokens import TokenSet
 from evovit_jax.reduction.typed_fields import checked
+
+Batches = Iterable[tuple[Float[Array, "b h w c"], Int[Array, " b"]]]  # normalised; with labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Backbone:
       scores: what its attention can rank tokens by (`AttentionRequest.score`), the default first;
         None for the attention of its class token, if it has one.
       map_blocks: of what blocks it is made that need a whole map; None where tokens may leave.
+      pools_patches: whether the patch tokens are classified, and not the class token alone.
     """
 
     depth: int
@@ -56,6 +62,7 @@ class Backbone:
     rotary: bool = False
     scores: tuple[str, ...] | None = None
     map_blocks: MapBlocks | None = None
+    pools_patches: bool = False
 
     @property
     def ranking(self) -> tuple[str, ...]:
@@ -87,79 +94,6 @@ class Backbone:
     def ends_stage(self, block: int) -> bool:
         """Whether the tokens are subsampled after `block`."""
         return block + 1 in self.stage_starts
-
-
-@dataclasses.dataclass(frozen=True)
-class AttentionRequest:
-    """What a reducer wants of one block's attention.
-
-    Attributes:
-      needs: any of "class_row", "weights", "keys", "raw_keys", "values", "inputs"; a block of which
-        nothing is asked may use a fused kernel.
-      bias: float32, added to the attention logits; broadcasts to `[b, h, q, k]`, q and k the
-        numbers of queries and keys (the same in a block).
-      normalise: replaces the softmax: float32 logits `[b, h, q, k]` to weights of that shape.
-      edit: changes the normalised tokens `[b, n, d]` that queries, keys and values are made of.
-      weights: float32 `[b, h, n, n]`, instead of those of queries and keys, which are not computed.
-      look_ahead: for methods that change the tokens before their own attention adds to them: of
-        the set and of the map under `bias`, the set that goes on and the request under which it
-        attends. This and the last two are for flat networks only.
-      score: what "class_row" is to show; a network without a class token has other scores, all of
-        them shares of the tokens. "class" is the class token's attention; "received" the attention
-        that a token receives, the mean over queries; "map" the attention of the network's pooling
-        head to the tokens after the block's attention; "key_norm" the length of its keys; "shift"
-        the length of what the block's attention adds to it. One of `Backbone.ranking`.
-    """
-
-    needs: frozenset[str] = frozenset()
-    bias: Float[Array, "#b #h #q #k"] | None = None
-    normalise: Callable[[Array], Array] | None = None
-    edit: Callable[[Array], Array] | None = None
-    weights: Float[Array, "b h n n"] | None = None
-    look_ahead: (
-        Callable[[TokenSet, "AttentionView"], tuple[TokenSet, "AttentionRequest"]] | None
-    ) = None
-    score: str = "class"
-
-
-NOTHING_ASKED = AttentionRequest()
-CLASS_ROW = AttentionRequest(needs=frozenset({"class_row"}))
-
-
-def key_mask(mask: Bool[Array, "b n"]) -> Float[Array, "b 1 1 n"]:
-    """The bias of an `AttentionRequest` under which nothing attends to tokens out of `mask`."""
-    return jnp.where(mask, 0.0, -jnp.inf)[:, None, None]
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["class_row", "weights", "keys", "values", "inputs", "raw_keys"],
-    meta_fields=[],
-)
-@dataclasses.dataclass(frozen=True)
-class AttentionView:
-    """What a reducer asked to see of one block's attention; None where it did not ask.
-
-    Attributes:
-      class_row: float32 `[b, h, n]`, the (first) class token's weights over all tokens, or what
-        else the request has as its `score`; that may have one head.
-      weights: float32 `[b, h, q, n]`, rows are queries and sum to 1.
-      keys: `[b, h, n, c]`.
-      values: `[b, h, n, c]`.
-      inputs: `[b, n, d]`, the normalised tokens that queries, keys and values are made of.
-      raw_keys: `[b, h, n, c]`, keys before rotary positions turn them.
-    """
-
-    class_row: Float[Array, "b _ n"] | None = None
-    weights: Float[Array, "b h q n"] | None = None
-    keys: Float[Array, "b h n c"] | None = None
-    values: Float[Array, "b h n v"] | None = None
-    inputs: Float[Array, "b n d"] | None = None
-    raw_keys: Float[Array, "b h n c"] | None = None
-
-    def patch_scores(self, prefix: int) -> Float[Array, "b p"]:
-        """The class row of the patch tokens, the mean over heads; float32 `[b, n - prefix]`."""
-        return self.class_row[:, :, prefix:].mean(axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,6 +267,15 @@ class Reducer(nnx.Module):
         """Logits by name that learn the labels beside the network's, in training passes."""
         del tokens
         return {}
+
+    def calibrated(self, model: nnx.Module, batches: Batches) -> "Reducer":
+        """This reducer with constants that it finds by looking at images.
+
+        `model` was trained without reduction, its reducer is not called; `batches` are of one size,
+        and may be read several times. A UserError says that there is nothing to find.
+        """
+        del model, batches
+        raise UserError(f"reduction {type(self).__name__} has no constants that images decide on")
 
     def teacher_losses(
         self,

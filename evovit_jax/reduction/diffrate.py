@@ -12,7 +12,8 @@ Chen et al., "DiffRate: Differentiable Compression Rate for Efficient Vision Tra
 
 `rates` names a published table (`diffrate_s_2.9g`; `diffrate_tables.TABLES` has all). Images of
 another size keep the same shares of their patches. Without rates and counts, networks of any depth
-take the shares of `diffrate_s_2.9g`, interpolated over the depth. Two class tokens both stay, and
+take the shares of `diffrate_s_2.9g`, interpolated over the depth. A calibration learns rates for a
+network, images and `gmacs` (Section 3.3; rate_search.py). Two class tokens both stay, and
 the first one's attention counts.
 
 Published, without training the network: DeiT-S at 2.9 GMACs 79.54, DeiT-B at 11.5 81.50, MAE ViT-L
@@ -21,16 +22,20 @@ at 42.3 85.66 (dense 79.8, 81.8, 85.9).
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
+from evovit_jax import flops
 from evovit_jax.errors import UserError, suggestion
 from evovit_jax.reduction import base
 from evovit_jax.reduction.base import (
     AttentionRequest,
     AttentionView,
     Backbone,
+    Batches,
     Reducer,
     check_score,
 )
@@ -47,11 +52,13 @@ from evovit_jax.reduction.matching import (
     sizes_of,
     unit,
 )
+from evovit_jax.reduction.rate_search import search
 from evovit_jax.reduction.tokens import TokenSet, keep, order_by
 
 DEFAULT_TABLE = "diffrate_s_2.9g"
 # Whose rates are for networks of which width.
 FAMILIES = {192: "t", 384: "s", 768: "b", 1024: "mae_l", 1280: "mae_h"}
+LISTS = ("prune_kept", "merge_kept")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +71,7 @@ class DiffRateFields(base.Fields):
       merge_kept: with it: how many of these merging leaves; by default all.
       proportional_attention: whether attention counts a token by its size.
       score: what tokens are ranked by (`AttentionRequest.score`); by default the network's first.
+      gmacs: of a calibration: the GMACs that its rates are to have.
     """
 
     rates: str | None = None
@@ -71,6 +79,7 @@ class DiffRateFields(base.Fields):
     merge_kept: tuple[int, ...] | None = None
     proportional_attention: bool = True
     score: str | None = None
+    gmacs: float | None = None
 
     def __post_init__(self):
         if self.rates is not None and self.rates not in TABLES:
@@ -161,6 +170,25 @@ class DiffRate(Reducer):
         order = order_by(attention.patch_scores(tokens.prefix))
         tokens = keep(tokens.replace(sizes=sizes_of(tokens)), order[:, :stay], block)
         return merge_last(tokens, unmerged) if unmerged < stay else tokens
+
+    def calibrated(self, model: nnx.Module, batches: Batches) -> "DiffRate":
+        """This reducer with rates learned for a network."""
+        if self.fields.gmacs is None:
+            raise UserError("diffrate: say what its rates are to cost, such as diffrate,gmacs=2.9")
+        plain = dataclasses.replace(self.fields, rates=None, gmacs=None)
+        graphdef, state = nnx.split(model)
+
+        def made(pruned: Sequence[int], merged: Sequence[int]) -> DiffRate:
+            lists = (tuple(patches + 1 for patches in kept) for kept in (pruned, merged))
+            fields = dataclasses.replace(plain, **dict(zip(LISTS, lists, strict=True)))
+            return DiffRate(self.backbone, fields, rngs=nnx.Rngs(0))
+
+        def gmacs(kept: Sequence[int]) -> float:
+            network = nnx.merge(graphdef, state)
+            network.reducer = made(kept, kept)
+            return flops.gmacs(network)
+
+        return made(*search(model, batches, self, gmacs=gmacs, target=self.fields.gmacs))
 
 
 def merge_last(tokens: TokenSet, count: int) -> TokenSet:

@@ -24,7 +24,8 @@ from jaxtyping import Bool, Float
 
 from evovit_jax.errors import UserError, suggestion
 from evovit_jax.reduction.at_locations import Located, LocatedFields
-from evovit_jax.reduction.base import NOTHING_ASKED, AttentionRequest, key_mask
+from evovit_jax.reduction.attention_request import key_mask
+from evovit_jax.reduction.base import NOTHING_ASKED, AttentionRequest
 from evovit_jax.reduction.card import OPTIONAL, Card
 from evovit_jax.reduction.tokens import TokenSet, keep, mask_out
 

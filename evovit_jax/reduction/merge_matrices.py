@@ -4,17 +4,16 @@ The rules are at the top of prune_and_merge.py; tests/reduction/prune_and_merge_
 """
 
 import math
-from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from evovit_jax.errors import UserError
 from evovit_jax.reduction import base
-from evovit_jax.reduction.base import AttentionRequest, Backbone, Reducer
+from evovit_jax.reduction.base import AttentionRequest, Backbone, Batches, Reducer
 from evovit_jax.reduction.tokens import TokenSet
 
 DECAY = 0.025  # what a score loses a block
@@ -35,9 +34,7 @@ class Probed(Reducer):
         return AttentionRequest(normalise=lambda logits: jax.nn.softmax(logits, axis=-1) * factor)
 
 
-def position_scores(
-    model: nnx.Module, batches: Iterable[tuple[Float[Array, "b h w c"], Int[Array, " b"]]]
-) -> np.ndarray:
+def position_scores(model: nnx.Module, batches: Batches) -> np.ndarray:
     """Scores of every block's positions, `[depth, patches]`, each block's of norm 1.
 
     The gradient of the loss by a factor of 1 on the attention to a key is the sum of gradient times

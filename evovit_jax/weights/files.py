@@ -4,6 +4,7 @@ Nothing is written before everything has been computed, and a file appears whole
 """
 
 import contextlib
+import functools
 import os
 import pathlib
 import shutil
@@ -129,6 +130,22 @@ def _read_safetensors(path: str) -> Tensors:
         raise UserError(f"{path} is damaged or no safetensors file ({first_line(error)})") from None
 
 
+def stored_reduction(path: str) -> str | None:
+    """The reduction, as `--reduction` takes it, that a file was made for; None where it says none.
+
+    A file that cannot be read says none: reading its tensors tells why.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.endswith(".safetensors") or path.startswith(HUB):
+        return None
+    try:
+        with safe_open(str(expanded(path, "weights")), framework="numpy") as file:
+            return (file.metadata() or {}).get("reduction")
+    except (OSError, SafetensorError, UserError):
+        return None
+
+
 def shards(path: str) -> dict[str, str]:
     """The file, beside the index at `path`, that each tensor is in.
 
@@ -213,15 +230,17 @@ def fetch(name: str) -> str:
     raise UserError(f"weights {name}: not found ({first_line(failure)})")
 
 
-def write_tensors(path: str, tensors: Tensors) -> None:
+def write_tensors(path: str, tensors: Tensors, *, reduction: str = "") -> None:
     """Writes a `.pth`, `.safetensors` or `.npz` file; a file of that name is replaced whole.
+
+    A `.safetensors` file says which `reduction` it was made for, see `stored_reduction`.
 
     Raises:
       UserError: the name has none of these suffixes, or the file cannot be written.
     """
     writers: dict[str, Callable[[str, Tensors], None]] = {
         **dict.fromkeys(PTH, write_pth),
-        ".safetensors": _write_safetensors,
+        ".safetensors": functools.partial(_write_safetensors, reduction=reduction),
         ".npz": lambda path, tensors: np.savez(path, **tensors),
     }
     suffix = pathlib.Path(path).suffix
@@ -231,11 +250,12 @@ def write_tensors(path: str, tensors: Tensors) -> None:
         writers[suffix](temporary, tensors)
 
 
-def _write_safetensors(path: str, tensors: Tensors) -> None:
+def _write_safetensors(path: str, tensors: Tensors, *, reduction: str) -> None:
     from safetensors.numpy import save_file
 
     # Its readers take the address for the tensor: no two may share memory, none be a view.
-    save_file({name: np.array(value, order="C") for name, value in tensors.items()}, path)
+    own = {name: np.array(value, order="C") for name, value in tensors.items()}
+    save_file(own, path, metadata={"reduction": reduction} if reduction else None)
 
 
 @contextlib.contextmanager

@@ -127,10 +127,17 @@ def load(
     return dataclasses.replace(loaded, remarks=tuple(remarks))
 
 
-def save_weights(model: nnx.Module, path: str | os.PathLike, *, family: str | None = None) -> None:
+def save_weights(
+    model: nnx.Module,
+    path: str | os.PathLike,
+    *,
+    family: str | None = None,
+    reduction: str = "",
+) -> None:
     """Writes a PyTorch file (by its suffix), else an export: an Orbax directory.
 
-    A file of that name is replaced, as is an earlier export.
+    A file of that name is replaced, as is an earlier export. A `.safetensors` file also says which
+    `reduction` its weights are for; the commands take that where none is asked for.
 
     Raises:
       UserError: the place cannot be written, or holds something else.
@@ -139,7 +146,7 @@ def save_weights(model: nnx.Module, path: str | os.PathLike, *, family: str | No
         raise UserError(f"output {path} is in an object store; write it on this machine, and copy")
     path = str(expanded(path, "output"))
     if path.endswith(files.SUFFIXES):
-        files.write_tensors(path, to_torch(model, family))
+        files.write_tensors(path, to_torch(model, family), reduction=reduction)
         return
     target = pathlib.Path(path).absolute()
     taken = target.exists() and not (target.is_dir() and not any(target.iterdir()))

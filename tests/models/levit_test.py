@@ -18,7 +18,8 @@ from evovit_jax.errors import UserError
 from evovit_jax.models.batch_norm import fuse
 from evovit_jax.models.levit_layers import bias_index, every_other
 from evovit_jax.models.variables import Skeleton, variables
-from evovit_jax.reduction.base import AttentionRequest, Reducer, key_mask
+from evovit_jax.reduction.attention_request import key_mask
+from evovit_jax.reduction.base import AttentionRequest, Reducer
 
 TINY = {
     "image_size": 80,  # 5x5 tokens, then 3x3: odd sides at the subsampling

@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 
 from evovit_jax.errors import UserError
-from evovit_jax.reduction.base import Backbone, Fields, Reducer, check_blocks, check_rate, key_mask
+from evovit_jax.reduction.attention_request import key_mask
+from evovit_jax.reduction.base import Backbone, Fields, Reducer, check_blocks, check_rate
 
 PYRAMID = Backbone(9, (8, 12, 16), (2, 3, 4), (14, 14), 1, (2, 3, 4), stride=2)
 

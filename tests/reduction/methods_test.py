@@ -35,6 +35,8 @@ LEVIT = {
 METHODS = reduction.list_reductions()
 # Settings beside each method's own defaults that take another road through it.
 VARIANTS = [
+    "atc,linkage=single,proportional_attention=false",
+    "atc,linkage=complete,keep_rate=0.3",
     "ats,keep_rate=0.4",
     "dpcknn,equal_weight=true",
     "evit,fuse=false",
@@ -49,6 +51,7 @@ VARIANTS = [
     "ia_red2,masked=true",
     "mctf,r=3,ahead=after,bidirectional=false,pooling=size",
     "mctf,r=0.3,ahead=precise",
+    "patch_slimming,kept=16:9:4:4",
     "pitome,keep_rate=0.6,proportional_attention=true",
     "ppt,threshold=0.0",
     "tofu,keep_rate=0.6",
@@ -177,7 +180,7 @@ def test_needs_the_class_token_that_levit_lacks(method):
         evovit_jax.create_model("levit_128s", method, **LEVIT)
 
 
-@pytest.mark.parametrize("method", ["tome", "tofu", "pitome"])
+@pytest.mark.parametrize("method", ["tome", "tofu", "pitome", "atc"])
 def test_merging_is_refused_where_attention_biases_belong_to_places(method):
     with pytest.raises(UserError, match="attention biases belong to places"):
         evovit_jax.create_model("levit_128s", method, **LEVIT)
@@ -228,6 +231,7 @@ def test_parameters_fix_what_they_are_made_for():
         [
             "evit",
             "topk",
+            "atc",
             "ats",
             "dpcknn",
             "kmedoids",
@@ -271,6 +275,8 @@ def test_keep_rate_one_is_the_dense_model(method):
         ("mctf,r=1.5", "whole number or a share below 1"),
         ("mctf,ahead=yes", "mctf ahead must be one of map, precise, after"),
         ("mctf,locations=9:", "increasing block numbers in 0..3"),
+        ("atc,linkage=ward", "atc linkage must be one of average, complete, single"),
+        ("patch_slimming,kept=4:", "1 members for 4 blocks"),
         ("ppt,r=1:2", "2 members for 3 locations"),
         ("prune_and_merge,kept=4:", "1 members for 3 locations"),
         ("prune_and_merge,keep_rate=0.9,prune_rate=0.2", "with keep_rate, at most 1"),
