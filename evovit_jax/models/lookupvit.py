@@ -7,7 +7,10 @@ own. The mean of the few and the mean of the many are added and classified.
 
 There is no code of the authors; this is the network as lucidrains/vit-pytorch has it, with patches
 by a convolution over their neighbours, sine-cosine positions, norms without bias, and the second
-softmax over the transposed logits. It has its own way to few tokens, so a reduction is refused.
+softmax over the transposed logits. With `form="paper"` the block is the paper's: the many take from
+the few by the transposed attention itself, whose rows do not sum to 1, and what they take is added
+to them without a norm. There `patch_kernel_size=1` leaves out the neighbours, and
+`lookup_mlp_ratio` is small. It has its own way to few tokens, so a reduction is refused.
 """
 
 import dataclasses
@@ -50,6 +53,7 @@ class LookupViTConfig:
       cross_head_dim: width of each of them.
       mlp_ratio: hidden width of the MLP of the few over `embed_dim`.
       lookup_mlp_ratio: the same of the many.
+      form: of a block, "vit_pytorch" or "paper" (see the top of this file).
       patch_kernel_size: side of the convolution over patches; odd.
       norm_eps: epsilon of every norm.
       dtype: compute dtype of matmuls; parameters, scores, softmax and logits stay float32.
@@ -70,11 +74,13 @@ class LookupViTConfig:
     cross_head_dim: int = 64
     mlp_ratio: float = 4.0
     lookup_mlp_ratio: float = 4.0
+    form: str = "vit_pytorch"
     patch_kernel_size: int = 7
     norm_eps: float = 1e-5
     dtype: str = "float32"
     remat: str = "none"
     attention_kernel: str = "auto"
+    choices: ClassVar = {"form": ("vit_pytorch", "paper")}
 
     def __post_init__(self):
         check_fields(self)
@@ -168,6 +174,7 @@ class ReusedAttention(nnx.Module):
 
     def __init__(self, config: LookupViTConfig, *, rngs: nnx.Rngs):
         heads, width = config.cross_num_heads, config.cross_head_dim
+        self.same_softmax = config.form == "paper"
         self.norm_context = Norm(config)
         self.to_v = Heads(config, heads, width, back=False, rngs=rngs)
         self.to_out = Heads(config, heads, width, back=True, rngs=rngs)
@@ -175,10 +182,13 @@ class ReusedAttention(nnx.Module):
     def __call__(
         self, few: Float[Array, "b m d"], logits: Float[Array, "b h m n"]
     ) -> Float[Array, "b n d"]:
-        """The softmax over the few of the transposed logits, times their values."""
+        """The softmax over the few of the transposed logits, times their values.
+
+        In the paper's form it is the softmax over the many, transposed.
+        """
         v = self.to_v.split(self.norm_context(few))
-        weights = jax.nn.softmax(logits.swapaxes(2, 3), axis=-1).astype(v.dtype)
-        return self.to_out.join(weights @ v)
+        weights = jax.nn.softmax(logits, axis=3 if self.same_softmax else 2).swapaxes(2, 3)
+        return self.to_out.join(weights.astype(v.dtype) @ v)
 
 
 class NormMlp(nnx.Module):
@@ -202,7 +212,7 @@ class Block(nnx.Module):
         self.mlp = NormMlp(config, config.mlp_ratio, rngs=rngs)
         self.cross = Attention(config, cross=True, rngs=rngs)
         self.reused = ReusedAttention(config, rngs=rngs)
-        self.norm = Norm(config)
+        self.norm = Norm(config) if config.form == "vit_pytorch" else None
         self.lookup_mlp = NormMlp(config, config.lookup_mlp_ratio, rngs=rngs)
 
     def __call__(
@@ -213,7 +223,8 @@ class Block(nnx.Module):
         few = few + found
         few = few + self.attn.among(few)
         few = few + self.mlp(few)
-        many = self.norm(many + self.reused(few, logits))  # the norm's result goes on alone
+        many = many + self.reused(few, logits)
+        many = many if self.norm is None else self.norm(many)  # the norm's result goes on alone
         return few, many + self.lookup_mlp(many)
 
 

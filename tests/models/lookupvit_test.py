@@ -8,7 +8,12 @@ from flax import nnx
 
 import evovit_jax
 from evovit_jax.errors import UserError
-from evovit_jax.models.lookupvit import LookupViTConfig, ReusedAttention, sine_cosine_positions
+from evovit_jax.models.lookupvit import (
+    Block,
+    LookupViTConfig,
+    ReusedAttention,
+    sine_cosine_positions,
+)
 
 TINY = {
     "image_size": 16,
@@ -46,10 +51,26 @@ def test_the_many_take_from_the_few_by_the_logits_read_the_other_way():
     np.testing.assert_allclose(reused(few, logits), jnp.repeat(second, 5, axis=1), atol=1e-6)
 
 
+def test_in_the_papers_form_attention_itself_is_read_the_other_way():
+    config = LookupViTConfig(**TINY, form="paper")
+    reused = ReusedAttention(config, rngs=nnx.Rngs(0))
+    few = jax.random.normal(jax.random.key(0), (1, 4, 8))
+    logits = 3 * jax.random.normal(jax.random.key(1), (1, 2, 4, 5))
+    weights = np.exp(np.asarray(logits[0], np.float64))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    values = np.asarray(reused.to_v.split(reused.norm_context(few))[0])
+    mixed = np.einsum("hmn,hmc->nhc", weights, values).reshape(5, -1)
+    wanted = mixed @ np.asarray(reused.to_out.linear.kernel[...])
+    np.testing.assert_allclose(reused(few, logits)[0], wanted, atol=1e-5)
+    assert Block(config, rngs=nnx.Rngs(0)).norm is None
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("remat", ["none", "full"])
-def test_it_learns_on_images_of_another_size(remat):
-    model = tiny(remat=remat)
+@pytest.mark.parametrize(
+    ("remat", "form"), [("none", "vit_pytorch"), ("full", "vit_pytorch"), ("none", "paper")]
+)
+def test_it_learns_on_images_of_another_size(remat, form):
+    model = tiny(remat=remat, form=form)
     images = jax.random.normal(jax.random.key(0), (2, 12, 20, 3))
 
     def loss(model):
@@ -73,6 +94,8 @@ def test_what_it_cannot_be_is_refused():
         model(jnp.zeros((1, 16, 16, 3)), reduction={"r": 3})
     with pytest.raises(UserError, match="compressed_grid 5 is more than the 4 rows"):
         tiny(compressed_grid=5)
+    with pytest.raises(UserError, match="form must be one of"):
+        tiny(form="official")
     with pytest.raises(UserError, match="patch_kernel_size must be odd, got 4"):
         tiny(patch_kernel_size=4)
     with pytest.raises(UserError, match="embed_dim must be a multiple of 4 from 8, got 10"):
