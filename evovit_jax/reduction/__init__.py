@@ -15,6 +15,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "none": ("none", "Dense"),
     "atc": ("atc", "ATC"),
     "ats": ("ats", "ATS"),
+    "avit": ("avit", "AViT"),
     "cropr": ("cropr", "Cropr"),
     "diffrate": ("diffrate", "DiffRate"),
     "dpcknn": ("dpcknn", "DPCKNN"),

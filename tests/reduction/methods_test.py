@@ -38,6 +38,7 @@ VARIANTS = [
     "atc,linkage=single,proportional_attention=false",
     "atc,linkage=complete,keep_rate=0.3",
     "ats,keep_rate=0.4",
+    "avit,centre=0.0,epsilon=0.4",
     "dpcknn,equal_weight=true",
     "evit,fuse=false",
     "evit,rounding=grid,keep_rate=0.9:0.5:0.2",
@@ -116,9 +117,9 @@ def test_the_source_map_accounts_for_every_token(spec):
     check_source_map(model, out, (4, 4))
     fewest = min(count.attention for count in token_counts.count(model.reducer, (4, 4)))
     valid = (np.asarray(out.token_maps[-2]) >= 0).sum(axis=1)
-    if spec == "none":
+    if spec in ("none", "avit"):
         assert fewest == 17
-    elif "masked" in spec:
+    elif "masked" in spec or "avit" in spec:
         assert fewest == 17
         assert (valid < 17).all()
     else:

@@ -10,7 +10,7 @@ from evovit_jax.parallel import sharding
 from evovit_jax.train.program import build
 
 STEPS = 20
-EXTRA_LOSSES = {"dynamicvit": {"loss_ratio"}}
+EXTRA_LOSSES = {"dynamicvit": {"loss_ratio"}, "avit": {"loss_ponder", "loss_prior"}}
 
 
 def trained(method):
