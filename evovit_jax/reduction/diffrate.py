@@ -13,7 +13,7 @@ Chen et al., "DiffRate: Differentiable Compression Rate for Efficient Vision Tra
 `rates` names a published table (`diffrate_s_2.9g`; `diffrate_tables.TABLES` has all). Images of
 another size keep the same shares of their patches. Without rates and counts, networks of any depth
 take the shares of `diffrate_s_2.9g`, interpolated over the depth. A calibration learns rates for a
-network, images and `gmacs` (Section 3.3; rate_search.py). Two class tokens both stay, and
+network, images and `gmacs` (rate_search.py). Two class tokens both stay, and
 the first one's attention counts.
 
 Published, without training the network: DeiT-S at 2.9 GMACs 79.54, DeiT-B at 11.5 81.50, MAE ViT-L

@@ -1,7 +1,7 @@
 """DiffRate while its rates are learned: masks in place of fewer tokens, in one fixed program.
 
 Of each block the numbers of patches that pruning and that merging leave have a distribution over
-all numbers, the softmax of learned logits (Section 3.2 of the paper):
+all numbers, the softmax of learned logits (the paper's differentiable discrete proxy):
 
 - A block leaves the mean number, rounded up; its gradient is that of the mean (straight-through).
 - The token of rank r stays with the probability that more than r do. In the forward pass it stays

@@ -1,6 +1,6 @@
 """How DiffRate's rates are found: by gradient, to a number of multiply-adds.
 
-Chen et al., "DiffRate", ICCV 2023 (arXiv:2305.17997), Section 3.3, written from the paper. What is
+Chen et al., "DiffRate", ICCV 2023 (arXiv:2305.17997), written from the paper. What is
 minimised over the logits of rate_masks.py is the cross entropy on the labels plus `COST` times the
 squared relative distance of the multiply-adds from the target; the network's weights stay as they
 are. `COST` is the paper's factor of 5 on GMACs at DeiT-S and 2.9. Adam's step is 0.01, falling to a
