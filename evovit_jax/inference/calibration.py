@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from evovit_jax import flops
 from evovit_jax.data import on_device
+from evovit_jax.data.source import Drawn
 from evovit_jax.errors import UserError
 from evovit_jax.inference import evaluation
 from evovit_jax.inference.ready_model import ReadyModel
@@ -82,10 +83,8 @@ def calibrate(
         raise UserError(f"reduction {prepared.reduction!r} has nothing to calibrate")
     config = evaluation.data_config(prepared, data, batch_size=batch_size, data_dir=data_dir)
     mesh = sharding.make_mesh(config)
-    with (
-        jax.set_mesh(mesh),
-        evaluation.open_batches(prepared, config, drawn=images) as batches,
-    ):
+    source = Drawn(evaluation.open_images(prepared, config), images)
+    with jax.set_mesh(mesh), evaluation.open_batches(prepared, config, source) as batches:
         rows = [batch for batch in batches if batch["mask"].all()]
         if not rows:
             raise UserError(f"{data} does not fill one batch of {config.eval_batch_size} images")

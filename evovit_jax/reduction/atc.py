@@ -28,6 +28,7 @@ from jaxtyping import Array, Float, Int
 from evovit_jax.parallel.per_device import per_device
 from evovit_jax.reduction.at_locations import LocatedFields
 from evovit_jax.reduction.base import AttentionView, check_choice
+from evovit_jax.reduction.card import OPTIONAL, Card
 from evovit_jax.reduction.matching import Merge, merge_by_size, places, products, unit
 from evovit_jax.reduction.merging import Merging, mean_keys
 from evovit_jax.reduction.tokens import TokenSet, gather, top_k, with_prefix
@@ -55,6 +56,16 @@ class ATCFields(LocatedFields):
 class ATC(Merging):
     """Agglomerative clustering of keys, and size-weighted means."""
 
+    card = Card(
+        title="ATC",
+        paper="2409.11923",
+        summary="clusters similar tokens from the bottom up at a few blocks",
+        training=OPTIONAL,
+        score="similar keys",
+        fused_attention="until sizes count",
+        in_pyramids="without attention biases",
+        notes="the authors' code is MIT",
+    )
     Fields = ATCFields
 
     def reduce(self, block: int, tokens: TokenSet, attention: AttentionView) -> TokenSet:

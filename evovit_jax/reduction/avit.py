@@ -31,6 +31,7 @@ from jaxtyping import Array, Bool, Float
 from evovit_jax.errors import UserError
 from evovit_jax.reduction import base
 from evovit_jax.reduction.base import NOTHING_ASKED, AttentionRequest, Backbone, Reducer
+from evovit_jax.reduction.card import NEEDED, Card
 from evovit_jax.reduction.tokens import TokenSet, mask_out
 
 HIDDEN = -1000.0  # what attention to a halted token gets added
@@ -109,6 +110,15 @@ class Halting:
 class AViT(Reducer):
     """Tokens that halt, masked."""
 
+    card = Card(
+        title="A-ViT",
+        paper="2112.07658",
+        summary="each token halts at a depth of its own; masked, so nothing gets faster",
+        training=NEEDED,
+        score="the first channel of the token",
+        fused_attention="no",
+        notes="the authors' code is under the NVIDIA Source Code License",
+    )
     Fields = AViTFields
     loss_names = ("ponder", "prior")
 

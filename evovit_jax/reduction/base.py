@@ -13,14 +13,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from evovit_jax.errors import UserError
-from evovit_jax.reduction.card import Card
-from evovit_jax.reduction.knob import Knob
 from evovit_jax.reduction.attention_request import (
     CLASS_ROW,
     NOTHING_ASKED,
     AttentionRequest,
     AttentionView,
 )
+from evovit_jax.reduction.card import Card
+from evovit_jax.reduction.knob import Knob
 from evovit_jax.reduction.map_blocks import MapBlocks
 from evovit_jax.reduction.schedule import Changes, Timeline, falling_keep_rate
 from evovit_jax.reduction.tokens import TokenSet

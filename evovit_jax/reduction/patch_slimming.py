@@ -45,6 +45,7 @@ from evovit_jax.reduction.base import (
     Batches,
     Reducer,
 )
+from evovit_jax.reduction.card import NEEDED, Card
 from evovit_jax.reduction.slimming_masks import masks_of
 from evovit_jax.reduction.tokens import TokenSet, dropped_at, follow, keep
 
@@ -102,6 +103,13 @@ class PatchSlimmingFields(base.Fields):
 class PatchSlimming(Reducer):
     """Constant nested masks."""
 
+    card = Card(
+        title="Patch Slimming",
+        paper="2106.02852",
+        summary="constant nested masks: each block makes fewer of the patches",
+        training=NEEDED,
+        score="position, by a calibration",
+    )
     Fields = PatchSlimmingFields
     needs_class_token = True
     any_grid = False

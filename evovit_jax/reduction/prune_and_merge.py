@@ -29,13 +29,13 @@ from jaxtyping import Array, Float, Int
 from evovit_jax.errors import UserError
 from evovit_jax.reduction import base
 from evovit_jax.reduction.base import Backbone, Batches, Reducer
+from evovit_jax.reduction.card import NEEDED, Card
 from evovit_jax.reduction.merge_matrices import (
     calibrate,
     even_matrix,
     kept_counts,
     position_scores,
 )
-from evovit_jax.reduction.card import NEEDED, Card
 from evovit_jax.reduction.tokens import TokenSet, dropped_at, follow
 
 
