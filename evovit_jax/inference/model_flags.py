@@ -17,7 +17,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", help="a weight file, hf://NAME, or a run's work directory")
     parser.add_argument(
         "--reduction",
-        help=f"such as evit,keep_rate=0.7 (default: the weights' or the model's own): {method_table.words()}",
+        help="such as evit,keep_rate=0.7 (default: the weights' or the model's own): "
+        f"{method_table.words()}",
     )
     parser.add_argument("--image_size", type=int, help="pixels (default: the model's own)")
     parser.add_argument("--num_classes", type=int, help="of the head (default: the model's own)")
