@@ -1,6 +1,7 @@
 """Training on a CPU: memory that the process keeps, and rematerialisation that is not undone."""
 
 import ctypes
+import os
 import sys
 
 import jax
@@ -14,7 +15,7 @@ KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 ROUND_AS_WRITTEN = {"xla_allow_excess_precision": False}
 
 # Of glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def keep_memory() -> bool:
@@ -22,7 +23,9 @@ def keep_memory() -> bool:
 
     As malloc comes, a step's buffers are mapped and unmapped each time, and the kernel clears every
     page anew (docs/performance.md). Large blocks are kept only in the main thread's heap, so that
-    programs must be run by the thread that calls them; hence before JAX starts its devices.
+    programs must be run by the thread that calls them. Other threads share a heap for each core:
+    glibc makes eight, and in a long run, whose saves are written by a hundred threads, each of the
+    eight comes to keep what a save takes. All this before JAX starts its devices and their threads.
 
     To be called by commands alone: it is a setting of the whole process.
 
@@ -30,10 +33,14 @@ def keep_memory() -> bool:
       Whether anything was set: on Linux with glibc, where JAX runs on a CPU.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # of no concern to accelerators
-    if jax.default_backend() != "cpu" or not sys.platform.startswith("linux"):
+    if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
+        return False
+    mallopt(M_ARENA_MAX, os.cpu_count() or 1)
+    if jax.default_backend() != "cpu":
+        mallopt(M_ARENA_MAX, 0)  # as it was
         return False
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
 

@@ -17,12 +17,11 @@ from evovit_jax.data import pipeline
 from evovit_jax.data.spec import DataSpec
 from evovit_jax.errors import UserError
 from evovit_jax.hardware import cpu
-from evovit_jax.parallel import sharding
 from evovit_jax.plan import collectives
 from evovit_jax.plan import report as plan_report
 from evovit_jax.plan.report import Plan
 from evovit_jax.train import reduction_schedule
-from evovit_jax.train.program import Program, build
+from evovit_jax.train.program import Program, abstract_batch, build
 
 # Images of an epoch: the length of a run does not change its steps, so data need not be at hand.
 EXAMPLES = 1_281_167
@@ -112,16 +111,6 @@ def num_classes(config: ConfigDict) -> int:
     if labels is None:
         raise UserError(f"the classes of {config.data} are not known here: set model.num_classes")
     return labels.num_classes
-
-
-def abstract_batch(run: Program) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of a training batch, and where it lives."""
-    size, count = run.config.model.image_size, run.config.batch_size
-    placed = sharding.batch_sharding(run.mesh)
-    return {
-        "image": jax.ShapeDtypeStruct((count, size, size, 3), "uint8", sharding=placed),
-        "label": jax.ShapeDtypeStruct((count,), "int32", sharding=placed),
-    }
 
 
 def bytes_per_device(tree: Any) -> int:

@@ -58,6 +58,7 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Result:
         with agreement.all_or_none():
             run = build(config)
             enough_memory.check(run)
+            run.check()
             stack.callback(run.data.close)
             data = stack.enter_context(contextlib.closing(run.data.train_iterator()))
             about = run.data.describe()

@@ -113,6 +113,20 @@ class Program:
         """What the positions mean that the NaN guard finds."""
         return nan_guard.names_of(self.step.terms, self.step.names)
 
+    def check(self) -> None:
+        """Traces the first step, for what only the network's outputs show to be wrong.
+
+        Nothing is computed; the step need not be traced again when it is taken.
+
+        Raises:
+          UserError: the loss, its weights or the kind of distillation do not fit the network.
+        """
+        overrides = reduction_schedule.at(self.phases, 0).overrides
+        with jax.set_mesh(self.mesh):
+            self.compiled_step.eval_shape(
+                self.like, abstract_batch(self), overrides, self.teacher_like
+            )
+
     def step_at(self, step: int) -> "PhaseStep":
         """The compiled training step of the phase that step number `step` is in."""
         overrides = reduction_schedule.at(self.phases, step).overrides
@@ -131,6 +145,16 @@ class Program:
         step = functools.partial(step, fold(*state.evaluated()))
         values = scoring.evaluate(step, self.data.eval_batches, self.mesh)
         return {f"val_{name}": values[name] for name in ("top1", "top5", "loss")}
+
+
+def abstract_batch(run: Program) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a training batch, and where it lives."""
+    size, count = run.config.model.image_size, run.config.batch_size
+    placed = sharding.batch_sharding(run.mesh)
+    return {
+        "image": jax.ShapeDtypeStruct((count, size, size, 3), "uint8", sharding=placed),
+        "label": jax.ShapeDtypeStruct((count,), "int32", sharding=placed),
+    }
 
 
 @dataclasses.dataclass(frozen=True)

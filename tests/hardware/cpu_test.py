@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
@@ -70,6 +71,39 @@ def test_memory_is_kept_from_one_call_to_the_next():
     assert kept < 0.5 * plain
 
 
+# How many heaps glibc has made (malloc_info) once JAX has its devices, and forty more threads wait.
+HEAPS = """
+import ctypes, os, tempfile, threading
+from evovit_jax.hardware import cpu
+cpu.keep_memory()
+libc = ctypes.CDLL(None)
+end = threading.Event()
+
+def work():
+    libc.malloc(1000)
+    end.wait()
+
+for _ in range(40):
+    threading.Thread(target=work).start()
+libc.fopen.restype, libc.malloc_info.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+libc.fclose.argtypes = [ctypes.c_void_p]
+with tempfile.NamedTemporaryFile() as file:
+    stream = libc.fopen(file.name.encode(), b"w")
+    libc.malloc_info(0, stream), libc.fclose(stream)
+    print(file.read().count(b"<heap nr"), os.cpu_count())
+end.set()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_threads_share_a_heap_for_each_core():
+    command = [sys.executable, "-c", HEAPS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    heaps, cores = map(int, done.stdout.split())
+    assert heaps <= cores
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc_trim is glibc's")
 def test_what_nothing_holds_is_given_back():
     command = [sys.executable, "-c", GIVEN_BACK]
@@ -91,8 +125,11 @@ def test_a_system_without_mallopt_is_left_alone(monkeypatch):
 
 def test_an_accelerator_is_left_alone(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(cpu.ctypes, "CDLL", None)  # a call would raise
+    told = {}
+    libc = types.SimpleNamespace(mallopt=lambda name, value: told.update({name: value}))
+    monkeypatch.setattr(cpu.ctypes, "CDLL", lambda name: libc)
     assert cpu.keep_memory() is False
+    assert told == {cpu.M_ARENA_MAX: 0}
     assert cpu.compiler_options("gpu", "full") == {}
 
 

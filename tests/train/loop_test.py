@@ -6,7 +6,7 @@ import json
 import jax
 import jax.numpy as jnp
 import pytest
-from tiny import tiny_config
+from tiny import some_slow, tiny_config
 
 from evovit_jax import create_model, load_weights, weights
 from evovit_jax.errors import UserError
@@ -188,3 +188,24 @@ def test_nothing_is_compiled_once_everything_has_happened(tmp_path, monkeypatch)
     # Before step 2 the run evaluates and saves for the first time.
     assert 0 < counts[0] < counts[2]
     assert {counts[step] for step in range(2, 12)} == {counts[2]}
+
+
+WRONG_LOSSES = {
+    "unknown loss.name 'x'": {"loss__name": "x"},
+    "no rule of loss.reducer_weights matches": {
+        "reduction": "dynamicvit",
+        "loss__reducer_weights": (),
+    },
+    "distill.kind='cls' is for a model with distillation heads": {
+        "distill__kind": "cls",
+        "distill__teacher": "deit_tiny_patch16_224,image_size=8,patch_size=2,embed_dim=16,"
+        "num_heads=2,depth=1",
+    },
+}
+
+
+@pytest.mark.parametrize("message", some_slow(WRONG_LOSSES, {"unknown loss.name 'x'"}))
+def test_a_loss_that_does_not_fit_is_refused_before_a_file_is_written(tmp_path, message):
+    with pytest.raises(UserError, match=message):
+        loop.train_and_evaluate(tiny_config(**WRONG_LOSSES[message]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
