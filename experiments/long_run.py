@@ -4,10 +4,8 @@
 
 Trains as `evovit_jax.main` does, with an evaluation and a checkpoint every so many steps, and notes
 every minute the process's memory, how much of the C heap is in use and how much of it is free,
-handles and threads, and how many programs JAX has compiled. `--keep` leaves out what a run does to
-give free memory back. The
-run ends by SIGTERM after `--minutes`. Prints a table in Markdown; the numbers of every minute are
-in DIR/long_run.jsonl.
+handles and threads, and how many programs JAX has compiled. The run ends by SIGTERM after
+`--minutes`. Prints a table in Markdown; the numbers of every minute are in DIR/long_run.jsonl.
 """
 
 import argparse
@@ -146,12 +144,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--every", type=int, default=200, help="steps between two saves")
-    parser.add_argument("--keep", action="store_true", help="give no free memory back")
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     flags = parser.parse_args()
     cpu.keep_memory()
-    if flags.keep:
-        cpu.give_back = lambda: False
     samples = watched(recipe(flags.every), flags.workdir, flags.minutes * 60, pause=60)
     print(table(samples))
 
