@@ -198,6 +198,7 @@ WRONG_LOSSES = {
     },
     "distill.kind='cls' is for a model with distillation heads": {
         "distill__kind": "cls",
+        "distill__teacher_weights": "random",
         "distill__teacher": "deit_tiny_patch16_224,image_size=8,patch_size=2,embed_dim=16,"
         "num_heads=2,depth=1",
     },
