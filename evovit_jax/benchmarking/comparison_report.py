@@ -109,7 +109,7 @@ def plot_at_costs(rows: Sequence[Row], title: str, path: pathlib.Path) -> None:
     gain, name = gain_of(rows)
     targets = sorted({row["target_gmacs"] for row in rows if row.get("target_gmacs")})
     at = [[row for row in rows if row["target_gmacs"] == target] for target in targets]
-    figure = Figure((6 * len(at), 1.5 + 0.28 * max(map(len, at))), layout="constrained")
+    figure = Figure((9 * len(at), 1.5 + 0.28 * max(map(len, at))), layout="constrained")
     axes = figure.subplots(1, len(at), squeeze=False)[0]
     for axis, target, own in zip(axes, targets, at, strict=True):
         own.sort(key=lambda row: row[gain])
