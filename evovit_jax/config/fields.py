@@ -41,8 +41,7 @@ def get_config() -> ConfigDict:
     c.batch_size = 1024  # examples an optimiser step, over all devices and micro-batches
     c.eval_batch_size = 1024  # examples an evaluation step, over all devices
     c.accumulate = 1  # micro-batches that a step's batch is computed in, one after another
-    # In what the gradients of narrower layers are added up over devices; or bfloat16: half as much
-    # is sent, and a bit is lost with every fourfold of the devices.
+    # Of the sums, over devices too, that are the gradients of narrower layers; or bfloat16.
     c.grad_reduce_dtype = "float32"
     # --- durations ---
     _duration(c, "total", epochs=300)  # of the training
@@ -72,11 +71,7 @@ def get_config() -> ConfigDict:
     c.ema = ConfigDict()
     c.ema.decay = 0.99996  # of the average that is evaluated and exported; 0 = no average
     c.ema.warmup = False  # whether the decay rises as (1 + step) / (10 + step), for short runs
-    c.mesh = ConfigDict()
-    c.mesh.data = -1  # devices along "data": the batch is split, parameters are copied; -1 = rest
-    c.mesh.fsdp = 1  # devices along "fsdp": the batch is split, and parameters are too
-    # "fsdp": split along the largest dimension that divides; "replicate": copied.
-    c.mesh.rules = ((".*", "fsdp"),)
+    c.mesh = _mesh()  # where the batch and the parameters are split
     # --- what is kept ---
     c.keep_checkpoints = 2  # the newest ones
     c.keep_best = 1  # and those of the best evaluated top-1
@@ -109,6 +104,15 @@ def _model() -> ConfigDict:
     c.dtype = "float32"  # of activations and matmuls; parameters stay float32
     c.remat = "none"  # what the backward pass recomputes to save memory: none, full or dots
     c.attention_kernel = "auto"  # auto, matmul or fused
+    return c
+
+
+def _mesh() -> ConfigDict:
+    c = ConfigDict()
+    c.data = -1  # devices along "data": the batch is split, parameters are copied; -1 = rest
+    c.fsdp = 1  # devices along "fsdp": the batch is split, and parameters are too
+    # "fsdp": split along the largest dimension that divides; "replicate": copied.
+    c.rules = ((".*", "fsdp"),)
     return c
 
 

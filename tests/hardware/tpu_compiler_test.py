@@ -36,7 +36,9 @@ def test_a_missing_compiler_is_named_with_its_extra(monkeypatch):
         tpu_compiler.check_installed("--target")
 
 
-def test_whoever_comes_second_waits_and_says_so(monkeypatch):
+def test_whoever_comes_second_waits_and_says_so(monkeypatch, tmp_path):
+    # Not the lock of whatever else uses libtpu on this machine.
+    monkeypatch.setattr(tpu_compiler, "LOCK", str(tmp_path / "lock"))
     said = queue.Queue()
     monkeypatch.setattr(tpu_compiler, "print", lambda line, **_: said.put(line), raising=False)
     done = threading.Event()

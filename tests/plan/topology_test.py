@@ -28,21 +28,26 @@ def test_a_step_takes_its_cycles_and_at_most_its_communication_too():
     assert high == pytest.approx(10 + 1)  # 200 MB at 200 GB/s
 
 
-def slice_for(plan, hbm_gib, **fields):
-    given = {"batch_size": 1024, "mesh__data": -1, "mesh__fsdp": 1}
-    found = topology.smallest_fitting(plan, tiny_config(**given | fields), V5E, hbm_gib)
+@pytest.fixture(scope="module")
+def config():
+    return tiny_config()
+
+
+def slice_for(config, plan, hbm_gib, *, batch_size=1024, data=-1, fsdp=1):
+    config.update(batch_size=batch_size, mesh={"data": data, "fsdp": fsdp})
+    found = topology.smallest_fitting(plan, config, V5E, hbm_gib)
     return found and str(found)
 
 
-def test_the_smallest_slice_holds_more_images_a_device():
+def test_the_smallest_slice_holds_more_images_a_device(config):
     """4 GiB of state, 4 GiB of activations on 8 devices: 8 GiB of them on 4, 2 GiB on 16."""
-    assert slice_for(example(), 12) == "v5e:2x2"
-    assert slice_for(example(), 11.9) == "v5e:2x4"
-    assert slice_for(example(), 6) == "v5e:4x4"
-    assert slice_for(example(), 4) is None  # the state stays
-    assert slice_for(example(), 2, mesh__data=1, mesh__fsdp=-1) == "v5e:4x8"
-    assert slice_for(example(), 12, mesh__fsdp=8) == "v5e:2x4"
-    assert slice_for(example(), 4.3, batch_size=32) is None  # 32 images, 64 devices
+    assert slice_for(config, example(), 12) == "v5e:2x2"
+    assert slice_for(config, example(), 11.9) == "v5e:2x4"
+    assert slice_for(config, example(), 6) == "v5e:4x4"
+    assert slice_for(config, example(), 4) is None  # the state stays
+    assert slice_for(config, example(), 2, data=1, fsdp=-1) == "v5e:4x8"
+    assert slice_for(config, example(), 12, fsdp=8) == "v5e:2x4"
+    assert slice_for(config, example(), 4.3, batch_size=32) is None  # 32 images, 64 devices
 
 
 def planned(**changes):
