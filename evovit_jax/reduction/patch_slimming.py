@@ -126,7 +126,7 @@ class PatchSlimming(Reducer):
                 f"reduction patch_slimming has masks for {len(order)} patches and got "
                 f"{tokens.patches}: make the model with the images' size"
             )
-        return keep(tokens, jnp.broadcast_to(order, (len(tokens.x), len(order))), 0)
+        return keep(tokens, jnp.broadcast_to(order, (tokens.x.shape[0], len(order))), 0)
 
     def attention_request(self, block: int, tokens: TokenSet) -> AttentionRequest:
         """Queries of the tokens that the block makes."""
@@ -138,7 +138,7 @@ class PatchSlimming(Reducer):
         made = self.made(block, tokens)
         before = self.made(block - 1, tokens) if block else tokens.source.shape[1]
         moves = np.where(np.arange(before) < made, np.arange(before), dropped_at(block))
-        moves = jnp.broadcast_to(jnp.asarray(moves, jnp.int32), (len(tokens.x), before))
+        moves = jnp.broadcast_to(jnp.asarray(moves, jnp.int32), (tokens.x.shape[0], before))
         return tokens.replace(
             x=tokens.x[:, :made],
             source=follow(tokens.source, moves),
