@@ -137,10 +137,13 @@ def stored_reduction(path: str) -> str | None:
     """
     from safetensors import SafetensorError, safe_open
 
-    if not path.endswith(".safetensors") or path.startswith(HUB):
+    if not path.endswith(".safetensors") or "://" in path:
         return None
     try:
-        with safe_open(str(expanded(path, "weights")), framework="numpy") as file:
+        local = str(expanded(path, "weights"))
+        if not os.path.isfile(local):  # a pipe would be waited for
+            return None
+        with safe_open(local, framework="numpy") as file:
             return (file.metadata() or {}).get("reduction")
     except (OSError, SafetensorError, UserError):
         return None

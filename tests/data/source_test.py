@@ -11,6 +11,7 @@ from PIL import Image
 from evovit_jax.config import get_config
 from evovit_jax.data import pipeline, tfds_source
 from evovit_jax.data.source import (
+    Drawn,
     Source,
     known_class_names,
     numbered_as,
@@ -162,6 +163,18 @@ def test_classes_keep_the_numbers_of_the_training(tmp_path):
     assert found[0]["image"] == jpeg(1)
     with pytest.raises(UserError, match=r"class folders that folder:.*train lacks: dog"):
         numbered_as(train, folders(tmp_path / "other", "ant", "dog"))
+
+
+def test_examples_are_drawn_by_chance_and_the_same_again(tmp_path):
+    source = folders(tmp_path, *"abcdefgh")
+    drawn, again = Drawn(source, 5), Drawn(source, 5)
+    labels = [drawn[i]["label"] for i in range(5)]
+    assert len(drawn) == len(set(labels)) == 5
+    assert labels != sorted(labels)
+    assert labels == [again[i]["label"] for i in range(5)]
+    assert drawn.class_names == source.class_names
+    assert f"/{source.class_names[labels[2]]}/" in drawn.describe(2)
+    assert len(Drawn(source, 99)) == 8
 
 
 def test_numbers_without_names_are_left_as_they_are(tmp_path):

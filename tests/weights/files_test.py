@@ -9,7 +9,13 @@ import pytest
 from hostile_files import irregular
 
 from evovit_jax.errors import UserError
-from evovit_jax.weights.files import fetch, read_tensors, whole_or_nothing, write_tensors
+from evovit_jax.weights.files import (
+    fetch,
+    read_tensors,
+    stored_reduction,
+    whole_or_nothing,
+    write_tensors,
+)
 
 TENSORS = {
     "w": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -82,6 +88,20 @@ def test_an_archive_that_unpacks_to_far_more_is_refused_unopened(tmp_path):
     assert path.stat().st_size < 1 << 20
     with pytest.raises(UserError, match=r"bomb\.npz unpacks to 10\d MB, a file of 0 MB: refused"):
         read_tensors(str(path))
+
+
+def test_a_safetensors_file_says_what_reduction_it_is_for(tmp_path):
+    with_one, without, damaged = (str(tmp_path / f"{name}.safetensors") for name in "abc")
+    tensors = {"x": np.arange(3.0)}
+    write_tensors(with_one, tensors, reduction="patch_slimming,kept=9:4:0")
+    write_tensors(without, tensors)
+    (tmp_path / "c.safetensors").write_bytes(b"\x08")
+    os.mkfifo(tmp_path / "d.safetensors")
+    assert stored_reduction(with_one) == "patch_slimming,kept=9:4:0"
+    np.testing.assert_array_equal(read_tensors(with_one)[0]["x"], tensors["x"])
+    for other in (without, damaged, "gone.safetensors", "hf://x/y.safetensors", "x.npz"):
+        assert stored_reduction(other) is None
+    assert stored_reduction(str(tmp_path / "d.safetensors")) is None
 
 
 def test_names_are_checked(tmp_path):
