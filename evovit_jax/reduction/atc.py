@@ -81,14 +81,16 @@ class ATC(Merging):
 def clusters(distance: Float[Array, "b p p"], merges: int, linkage: str) -> Int[Array, "b p"]:
     """The first token of the cluster that each token is in, after so many merges."""
 
-    def of_image(distance: Float[Array, "p p"]) -> Int[Array, " p"]:
-        p = len(distance)
-        number = jnp.arange(p)
-        none = jnp.where(jnp.eye(p, dtype=bool), jnp.inf, distance)
-        start = (none, jnp.ones(p), number)
+    def of_image(
+        distance: Float[Array, "p p"], sizes: Float[Array, " p"], number: Int[Array, " p"]
+    ) -> Int[Array, " p"]:
+        apart = jnp.where(jnp.eye(len(sizes), dtype=bool), jnp.inf, distance)
+        start = (apart, sizes, number)
         return jax.lax.fori_loop(0, merges, lambda _, state: joined(*state, linkage), start)[2]
 
-    return per_device(jax.vmap(of_image))(distance)
+    # All that the loop carries comes in by the image: a mesh's devices have their own of it.
+    alone = jnp.ones(distance.shape[:2])
+    return per_device(jax.vmap(of_image))(distance, alone, places(distance))
 
 
 def joined(
@@ -104,8 +106,8 @@ def joined(
     """
     p = len(sizes)
     number = jnp.arange(p)
-    # The first smallest entry lies above the diagonal, so a is less than b.
-    a, b = jnp.divmod(distance.argmin(), p)
+    pair = jnp.divmod(distance.argmin(), p)
+    a, b = jnp.minimum(*pair), jnp.maximum(*pair)  # products may be asymmetric in the last bit
     far = {
         "single": jnp.minimum(distance[a], distance[b]),
         "complete": jnp.maximum(distance[a], distance[b]),

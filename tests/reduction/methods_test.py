@@ -201,7 +201,7 @@ def test_scores_are_float32_when_it_computes_in_bfloat16(method):
 @pytest.mark.parametrize(
     "method",
     some_slow(
-        ["ats", "diffrate", "dpcknn", "evit", "gtp", "kmedoids", "mctf", "pitome", "tome"],
+        ["atc", "ats", "diffrate", "dpcknn", "evit", "gtp", "kmedoids", "mctf", "pitome", "tome"],
         {"evit", "pitome"},
     ),
 )
