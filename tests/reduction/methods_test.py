@@ -187,15 +187,31 @@ def test_merging_is_refused_where_attention_biases_belong_to_places(method):
         evovit_jax.create_model("levit_128s", method, **LEVIT)
 
 
+def in_bfloat16(method, compute):
+    """A training pass in half precision: its logits, and everything else by name."""
+    model = vit(method, dtype="bfloat16", num_classes=3)
+
+    def passed(x):
+        logits, out = model(x, train=True, key=jax.random.key(0))
+        return logits, vars(out)
+
+    return compute(passed)(images(2, 16, 16))
+
+
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "none"])
 def test_scores_are_float32_when_it_computes_in_bfloat16(method):
-    """Half precision changes no dtype that matters, and no shape."""
-    model = vit(method, dtype="bfloat16", num_classes=3)
-    logits, out = jax.jit(lambda x: model(x, train=True, key=jax.random.key(0)))(images(2, 16, 16))
+    """Half precision changes no dtype that matters, and no shape; nothing needs compiling."""
+    logits, out = in_bfloat16(method, lambda passed: functools.partial(jax.eval_shape, passed))
     assert logits.dtype == jnp.float32
-    assert out.features.dtype == jnp.bfloat16
-    assert all(loss.dtype == jnp.float32 for loss in out.losses.values())
+    assert out["features"].dtype == jnp.bfloat16
+    assert all(loss.dtype == jnp.float32 for loss in out["losses"].values())
+
+
+@pytest.mark.parametrize("method", some_slow([m for m in METHODS if m != "none"], {"evo", "dtps"}))
+def test_its_numbers_stay_finite_in_bfloat16(method):
+    logits, out = in_bfloat16(method, jax.jit)
     assert bool(jnp.isfinite(logits).all())
+    assert all(bool(jnp.isfinite(loss)) for loss in out["losses"].values())
 
 
 @pytest.mark.parametrize(
