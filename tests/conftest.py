@@ -1,5 +1,6 @@
 """One strict JAX for the whole suite: 8 virtual CPU devices, no promotion, a shared cache."""
 
+import gc
 import os
 import pathlib
 import tempfile
@@ -26,6 +27,11 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def pytest_collection_finish():
+    """What was imported stays to the end: the garbage collector need not look at it again."""
+    gc.freeze()
 
 
 def pytest_addoption(parser):

@@ -156,18 +156,22 @@ def refused(*args, **fields):
     return errors[0]
 
 
+# Each starts a process of its own.
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"batch_sise": 3}, "unknown field config.batch_sise; did you mean config.batch_size?"),
-        ({"learning_rate": 3}, "did you mean config.optim.learning_rate?"),
-        ({"batch_size": "many"}, "batch_size"),
+        pytest.param({"learning_rate": 3}, "did you mean config.optim.learning_rate?", marks=SLOW),
+        pytest.param({"batch_size": "many"}, "batch_size", marks=SLOW),
         ({"batch_size": 15}, "batch_size=15 does not divide over 2 devices"),
-        ({"reduction": "evoo"}, "unknown reduction 'evoo'"),
-        ({"reduction": "evo,keep_rate=1.5"}, "keep_rate"),
+        pytest.param({"reduction": "evoo"}, "unknown reduction 'evoo'", marks=SLOW),
+        pytest.param({"reduction": "evo,keep_rate=1.5"}, "keep_rate", marks=SLOW),
         ({"model.name": "deit_smal"}, "unknown model 'deit_smal'"),
-        ({"data": "folder:/nowhere"}, "/nowhere"),
-        ({"warmup_epochs": -1}, "warmup_epochs=-1.0 is negative"),
+        pytest.param({"data": "folder:/nowhere"}, "/nowhere", marks=SLOW),
+        pytest.param({"warmup_epochs": -1}, "warmup_epochs=-1.0 is negative", marks=SLOW),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path, fields, message):

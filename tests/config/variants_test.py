@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from tiny import CONFIGS, some_slow
+from tiny import CONFIGS
 
 from evovit_jax import config as config_lib
 from evovit_jax.models import model_entry
@@ -44,11 +44,9 @@ def test_says_how_to_run_it(name):
     assert f"--config=configs/{name}" in text.split('"""')[1]
 
 
-# One of each kind in the quick run, the others with `-m slow`: each compiles programs of its own.
-QUICK = {"digits_evo.py"}
-
-
-@pytest.mark.parametrize("name", some_slow(RECIPES, QUICK))
+# Each compiles programs of its own; CI runs that of digits_evo.py as its main job.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
 def test_smoke(name, tmp_path):
     config = load(name, "smoke")
     assert config.reduction == load(name).reduction

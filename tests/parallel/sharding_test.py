@@ -55,11 +55,8 @@ def ten_steps(run):
             losses.append(float(state.meter["sums"]["loss"]))
         images, _ = jax.jit(lambda b: prepare(run.config, jax.random.key(0), b, 10))(batch)
         model = run.skeleton.build(*state.evaluated())
-        maps = [
-            np.stack(jax.jit(lambda x, o=o: model(x, reduction=o)[1].token_maps)(images))
-            for o in ({"selection": "layer"}, {"selection": "stage"})
-        ]
-        return np.diff(losses, prepend=0), maps
+        maps = jax.jit(lambda x: model(x, reduction={"selection": "stage"})[1].token_maps)(images)
+    return np.diff(losses, prepend=0), np.stack(maps)
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +68,8 @@ def on_one_device():
 def test_eight_devices_train_as_one_does(on_one_device, mesh):
     losses, maps = ten_steps(make_run(mesh))
     np.testing.assert_allclose(losses, on_one_device[0], atol=1e-5)
-    for found, expected in zip(maps, on_one_device[1], strict=True):
-        np.testing.assert_array_equal(found, expected)
-        assert (found != np.arange(found.shape[-1])).any()  # something was selected
+    np.testing.assert_array_equal(maps, on_one_device[1])
+    assert (maps != np.arange(maps.shape[-1])).any()  # something was selected
 
 
 def collectives(text):
@@ -92,13 +88,14 @@ def collectives(text):
     return found
 
 
-@pytest.mark.parametrize("step", [0, 5], ids=["layer", "stage"])
-def test_data_parallel_evo_gathers_no_activations(step):
+@pytest.mark.parametrize("phase", some_slow(["layer", "stage"], {"stage"}))
+def test_data_parallel_evo_gathers_no_activations(phase):
     # Groups that share a draw and micro-batches may not bring communication either.
     run = make_run("data", augment__mix_group=4, batch_size=64, accumulate=2)
     with jax.set_mesh(run.mesh):
         batch = next(batches(run, 1))
-        text = run.step_at(step).lower(run.like, batch).compile().as_text()
+        step = run.step_at({"layer": 0, "stage": 5}[phase])
+        text = step.lower(run.like, batch).compile().as_text()
     found = collectives(text)
     largest = max(leaf.size for leaf in run.like.params.values())
     assert {name for name, _ in found} == {"all-reduce"}
