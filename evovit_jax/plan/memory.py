@@ -25,6 +25,10 @@ from evovit_jax.train.program import Program, abstract_batch, build
 
 # Images of an epoch: the length of a run does not change its steps, so data need not be at hand.
 EXAMPLES = 1_281_167
+OTHER_SIZES = {
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+}  # of data sets that need not be at hand either
 COMPILER = {
     # Only memory and communication are looked at, so the machine code need not be fast.
     "xla_backend_optimization_level": 0,
@@ -51,7 +55,12 @@ def program(config: ConfigDict, devices: list[jax.Device]) -> Program:
     config = config.copy_and_resolve_references()
     if config.model.num_classes is None:
         config.model.num_classes = num_classes(config)
-    return build(config, devices, examples=EXAMPLES)
+    return build(config, devices, examples=examples(config))
+
+
+def examples(config: ConfigDict) -> int:
+    """Images of an epoch, those of ImageNet where the data set's name does not say."""
+    return OTHER_SIZES.get(DataSpec.parse(config.data).name.partition(":")[0], EXAMPLES)
 
 
 def compiled_plan(

@@ -105,6 +105,11 @@ def test_classes_that_nobody_knows(tmp_path):
         memory.num_classes(config)
 
 
+def test_an_epoch_of_cifar10_is_shorter_than_one_of_imagenet():
+    assert memory.examples(tiny_config(data="tfds:cifar10:train")) == 50_000
+    assert memory.examples(tiny_config(data="tfds:imagenet2012:train")) == 1_281_167
+
+
 def example(**changes):
     fields = {
         "model": "m (none)",
