@@ -70,7 +70,7 @@ def test_the_command_prints_and_writes(mode, capsys, tmp_path):
         ([MODELS, "--batch_sizes=1,x"], "--batch_sizes must be whole numbers"),
         ([MODELS, "--batch_sizes=0"], "--batch_sizes must be whole numbers"),
         ([MODELS, "--peers=timmm"], "--peers=timmm is unknown here"),
-        ([MODELS, "--rounds=0"], "--rounds must be at least 1"),
+        ([MODELS, "--rounds=0"], "--rounds=0 must be at least 1"),
         (["--mode=data"], "--mode=data needs --data"),
     ],
 )

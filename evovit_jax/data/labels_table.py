@@ -13,7 +13,6 @@ import io
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import TextIO
 
 from absl import logging
 
@@ -56,7 +55,9 @@ def read(table: pathlib.Path) -> tuple[list[str], list[int]]:
                     raise UserError(f"{where}: {name!r} is of {label}, in line {line} of {before}")
                 labels.append(label)
                 files.append(str(folder / name))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise UserError(f"{table} cannot be read: {error}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{table} is not a CSV file in UTF-8 ({error})") from None
     if not files:
         raise UserError(f"{table} lists no images")
@@ -64,7 +65,7 @@ def read(table: pathlib.Path) -> tuple[list[str], list[int]]:
     return files, labels
 
 
-def _lines(file: TextIO, table: pathlib.Path) -> Iterator[str]:
+def _lines(file: io.TextIOBase, table: pathlib.Path) -> Iterator[str]:
     """The lines, none of them read whole where it has no end."""
     while line := file.readline(LONGEST_LINE):
         if len(line) == LONGEST_LINE:

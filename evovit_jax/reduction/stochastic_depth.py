@@ -1,6 +1,6 @@
 """Stochastic depth: residual branches that are left out for some images in training.
 
-Tested in tests/models/layers_test.py.
+Tested in tests/models/vit_test.py.
 """
 
 import jax

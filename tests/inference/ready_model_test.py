@@ -102,7 +102,7 @@ def test_random_weights_are_said(capsys):
     ("fields", "message"),
     [
         ({"weights": ""}, "--weights is empty"),
-        ({"crop_fraction": -1.0}, r"--crop_fraction=-1.0 must be more than 0 and at most 1"),
+        ({"crop_fraction": -1.0}, r"--crop_fraction=-1.0 must be at least 0.0001 and at most 1"),
         ({"crop_fraction": 0.0}, r"--crop_fraction=0.0 must be"),
         ({"crop_fraction": 1.5}, r"--crop_fraction=1.5 must be"),
         ({"crop_fraction": float("nan")}, r"--crop_fraction=nan must be"),

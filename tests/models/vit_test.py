@@ -9,9 +9,10 @@ from tiny import some_slow
 
 import evovit_jax
 from evovit_jax.errors import UserError
-from evovit_jax.models.layers import drop_path, mean_of_patches
+from evovit_jax.models.layers import mean_of_patches
 from evovit_jax.models.positions import resize_positions
 from evovit_jax.reduction.base import Reducer
+from evovit_jax.reduction.stochastic_depth import drop_path
 from evovit_jax.reduction.tokens import TokenSet, check_tokens, start_tokens
 
 TINY = {

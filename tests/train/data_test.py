@@ -16,7 +16,9 @@ def opened(monkeypatch):
     specs = []
     real = pipeline.open_source
     monkeypatch.setattr(
-        pipeline, "open_source", lambda spec, *rest: specs.append(spec) or real(spec, *rest)
+        pipeline,
+        "open_source",
+        lambda spec, *rest, **settings: specs.append(spec) or real(spec, *rest, **settings),
     )
     return specs
 
