@@ -25,6 +25,8 @@ from jax.extend.core import (
     primitives,
 )
 
+from evovit_jax.hardware import platforms
+
 FLOAT32 = np.dtype(np.float32)
 
 # Operations that move numbers or add them up, in whatever dtype the numbers have.
@@ -105,6 +107,8 @@ class _Widening:
             settings = settings | {"jaxpr": _widen_inside(settings["jaxpr"], chosen)}
         elif name in _PRODUCTS:
             settings = settings | {"preferred_element_type": FLOAT32}
+            if platforms.platform() == "cpu":  # has no product of two dtypes for every shape
+                read = [self.wide(x) for x in read]
         else:
             read = [self.wide(x) for x in read]
         if name == "convert_element_type":
