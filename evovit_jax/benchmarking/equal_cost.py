@@ -171,9 +171,11 @@ def costs(model: nnx.Module, specified: Callable[[Any], dict[str, Any]]) -> Call
 
 
 def nearest(values: Sequence[Any], cost: Callable[[Any], float], target: float) -> Any:
-    """The value whose cost is nearest to the target, the cheaper of two; costs must not fall.
+    """The value whose cost is nearest to the target, the cheaper of two; costs rise on the whole.
 
     By interpolation and halving in turns: counting the multiply-adds of a network takes a second.
+    Since counts of tokens are rounded, a neighbour may cost more than the next one: two on either
+    side are looked at.
     """
     low, high = 0, len(values) - 1
     halve = False
@@ -183,4 +185,5 @@ def nearest(values: Sequence[Any], cost: Callable[[Any], float], target: float) 
         middle = min(max(round(between), low + 1), high - 1)
         low, high = (middle, high) if cost(values[middle]) <= target else (low, middle)
         halve = not halve
-    return min((values[low], values[high]), key=lambda value: abs(cost(value) - target))
+    around = values[max(0, low - 2) : high + 3]
+    return min(around, key=lambda value: abs(cost(value) - target))
