@@ -185,5 +185,6 @@ def nearest(values: Sequence[Any], cost: Callable[[Any], float], target: float) 
         middle = min(max(round(between), low + 1), high - 1)
         low, high = (middle, high) if cost(values[middle]) <= target else (low, middle)
         halve = not halve
-    around = values[max(0, low - 2) : high + 3]
+    near = {i + step for i in (low, high) for step in range(-2, 3)}
+    around = [values[i] for i in sorted(near) if 0 <= i < len(values)]
     return min(around, key=lambda value: abs(cost(value) - target))
