@@ -28,6 +28,7 @@ from evovit_jax.models.layers import (
     truncated_normal,
 )
 from evovit_jax.models.outputs import Outputs, patch_map
+from evovit_jax.models.pyramid import whole_patches
 from evovit_jax.models.registry import Entry, EvalTransform
 from evovit_jax.models.token_model import TokenModel
 from evovit_jax.reduction import Backbone, create_reducer
@@ -128,11 +129,7 @@ class PatchEmbed(nnx.Module):
         Raises:
           UserError: the image is smaller than a patch.
         """
-        if min(height, width) < self.patch_size:
-            raise UserError(
-                f"an image of {height}x{width} pixels is smaller than a patch of {self.patch_size}"
-            )
-        return height // self.patch_size, width // self.patch_size
+        return whole_patches(height, width, self.patch_size, self.patch_size)
 
     def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b p d"]:
         """Patch tokens in raster order."""

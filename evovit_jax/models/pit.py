@@ -20,10 +20,10 @@ from evovit_jax.models.config_checks import check_fields
 from evovit_jax.models.layers import LayerNorm, as_float32, truncated_normal
 from evovit_jax.models.outputs import Outputs, patch_map
 from evovit_jax.models.positions import resize_positions
-from evovit_jax.models.pyramid import check_stages, sides
+from evovit_jax.models.pyramid import check_stages, of_blocks, sides, whole_patches
 from evovit_jax.models.registry import Entry, EvalTransform
 from evovit_jax.models.token_model import TokenModel
-from evovit_jax.models.vit import Block, ViTConfig
+from evovit_jax.models.vit import Block
 from evovit_jax.reduction import Backbone, create_reducer
 from evovit_jax.reduction.base import AttentionRequest, AttentionView
 from evovit_jax.reduction.tokens import TokenSet
@@ -81,17 +81,6 @@ class PiTConfig:
                     f"embed_dim {pooled} is not a multiple of {dim}, that of the stage before"
                 )
 
-    def of_blocks(self, stage: int) -> ViTConfig:
-        """The settings of a ViT with the blocks of a stage."""
-        names = ("mlp_ratio", "qkv_bias", "drop_path_rate", "norm_eps", "dtype", "remat")
-        return ViTConfig(
-            embed_dim=self.embed_dim[stage],
-            depth=sum(self.depth),
-            num_heads=self.num_heads[stage],
-            attention_kernel=self.attention_kernel,
-            **{name: getattr(self, name) for name in names},
-        )
-
 
 class PatchEmbed(nnx.Module):
     """Overlapping patches through a convolution without padding."""
@@ -115,12 +104,7 @@ class PatchEmbed(nnx.Module):
         Raises:
           UserError: the image is smaller than a patch.
         """
-        if min(height, width) < self.patch_size:
-            raise UserError(
-                f"an image of {height}x{width} pixels is smaller than a patch of {self.patch_size}"
-            )
-        rows, columns = ((side - self.patch_size) // self.stride + 1 for side in (height, width))
-        return rows, columns
+        return whole_patches(height, width, self.patch_size, self.stride)
 
     def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b p d"]:
         """Patch tokens in raster order."""
@@ -174,8 +158,8 @@ class PiT(TokenModel):
         self.cls_token = nnx.Param(truncated_normal(rngs.params(), (1, self.prefix, dim[0])))
         number, stages = 0, []
         for stage, depth in enumerate(config.depth):
-            of_blocks = config.of_blocks(stage)
-            blocks = [Block(of_blocks, number + i, rngs=rngs) for i in range(depth)]
+            settings = of_blocks(config, stage)
+            blocks = [Block(settings, number + i, rngs=rngs) for i in range(depth)]
             stages.append(nnx.List(blocks))
             number += depth
         self.stages = nnx.List(stages)

@@ -19,6 +19,7 @@ from evovit_jax.models.batch_norm import recomputed
 from evovit_jax.models.layers import LayerNorm, add_branch, truncated_normal
 from evovit_jax.models.outputs import Outputs, patch_map
 from evovit_jax.models.unreduced import Unreduced
+from evovit_jax.models.vit import ViTConfig
 from evovit_jax.reduction import parse
 from evovit_jax.reduction.base import NOTHING_ASKED
 from evovit_jax.reduction.tokens import TokenSet, start_tokens
@@ -40,6 +41,30 @@ def check_stages(config: Any, *names: str) -> None:
     for dim, heads in zip(config.embed_dim, config.num_heads, strict=True):
         if dim % heads:
             raise UserError(f"embed_dim {dim} does not divide into num_heads {heads}")
+
+
+def of_blocks(config: Any, stage: int) -> ViTConfig:
+    """The settings of a ViT with the blocks of a stage."""
+    names = ("mlp_ratio", "qkv_bias", "drop_path_rate", "norm_eps", "dtype", "remat")
+    return ViTConfig(
+        embed_dim=config.embed_dim[stage],
+        depth=sum(config.depth),
+        num_heads=config.num_heads[stage],
+        attention_kernel=config.attention_kernel,
+        **{name: getattr(config, name) for name in names},
+    )
+
+
+def whole_patches(height: int, width: int, size: int, stride: int) -> tuple[int, int]:
+    """(rows, columns) of patches without padding; what is left at an image's end is unseen.
+
+    Raises:
+      UserError: the image is smaller than a patch.
+    """
+    if min(height, width) < size:
+        raise UserError(f"an image of {height}x{width} pixels is smaller than a patch of {size}")
+    rows, columns = ((side - size) // stride + 1 for side in (height, width))
+    return rows, columns
 
 
 class OverlapPatchEmbed(nnx.Module):

@@ -28,10 +28,9 @@ from evovit_jax.models.layers import (
     truncated_normal,
 )
 from evovit_jax.models.outputs import Outputs, patch_map
-from evovit_jax.models.pyramid import check_stages, sides
+from evovit_jax.models.pyramid import check_stages, of_blocks, sides
 from evovit_jax.models.registry import Entry, at_crop
 from evovit_jax.models.token_model import TokenModel
-from evovit_jax.models.vit import ViTConfig
 from evovit_jax.models.windows import Windows, table_rows
 from evovit_jax.reduction import Backbone, create_reducer
 from evovit_jax.reduction.base import NOTHING_ASKED, AttentionRequest, AttentionView
@@ -84,17 +83,6 @@ class SwinConfig:
         check_fields(self)
         check_stages(self, "embed_dim", "depth", "num_heads")
         self.windows()
-
-    def of_blocks(self, stage: int) -> ViTConfig:
-        """The settings of a ViT with the blocks of a stage."""
-        names = ("mlp_ratio", "qkv_bias", "drop_path_rate", "norm_eps", "dtype", "remat")
-        return ViTConfig(
-            embed_dim=self.embed_dim[stage],
-            depth=sum(self.depth),
-            num_heads=self.num_heads[stage],
-            attention_kernel=self.attention_kernel,
-            **{name: getattr(self, name) for name in names},
-        )
 
     def windows(self) -> list[tuple[int, int]]:
         """(rows, columns) of the windows in each stage.
@@ -261,7 +249,7 @@ class Swin(TokenModel):
         """Block number `number` of the network, which is `place` in its stage."""
         config = self.config
         attention = WindowAttention(config, stage, shifted=place % 2 == 1, rngs=rngs)
-        return Block(config.of_blocks(stage), number, attention, rngs=rngs)
+        return Block(of_blocks(config, stage), number, attention, rngs=rngs)
 
     def _backbone(self) -> Backbone:
         """What a reducer may know of this network."""

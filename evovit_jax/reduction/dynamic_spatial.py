@@ -38,7 +38,6 @@ rate. ConvNeXt-T at 0.7: 81.59 at 3.6 GFLOPs; Swin-T at 0.7: 80.91 at 4.0.
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -50,9 +49,9 @@ from evovit_jax.reduction.dynamic_vit import (
     KEEP,
     DynamicViT,
     Predictor,
+    decide,
     divergence,
     ratio_loss,
-    sample,
 )
 from evovit_jax.reduction.map_blocks import MapBlocks
 from evovit_jax.reduction.stochastic_depth import dropped_branch
@@ -188,11 +187,7 @@ class DynamicSpatial(Located):
         self, location: int, tokens: TokenSet, log_probs: Float[Array, "b n 2"]
     ) -> TokenSet:
         """Draws the decision of a training pass and joins the streams by it."""
-        key = tokens.key
-        if key is not None:
-            # Blocks take the numbers up to twice the depth for stochastic depth.
-            key = jax.random.fold_in(key, 2 * self.backbone.depth + location)
-        decision = sample(log_probs, key)[:, :, KEEP]
+        decision = decide(self, location, tokens, log_probs)
         decisions = (*tokens.aside.get("decisions", ()), decision)
         streams = tokens.aside.get("streams", (tokens.x, tokens.x))
         x = joined(*streams, decision)
@@ -241,8 +236,7 @@ class DynamicSpatial(Located):
 
     def losses(self, tokens: TokenSet) -> dict[str, Float[Array, ""]]:
         """`ratio`: how far the shares of slow positions are from the keep rates."""
-        wanted = [self.share(location) for location in range(len(self.locations))]
-        return {"ratio": ratio_loss(tokens.aside["decisions"], wanted)}
+        return {"ratio": ratio_loss(self, tokens)}
 
     def teacher_losses(
         self,

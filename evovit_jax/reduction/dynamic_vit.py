@@ -24,7 +24,6 @@ weights cross entropy 1, ratio 2, distill_logits 0.5, distill_tokens 0.5; the ba
 epochs, then at 0.01 of the rate; class token and positions always frozen. DeiT-S at 0.7: 79.32.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -126,11 +125,7 @@ class DynamicViT(Located):
     def _mask(
         self, location: int, block: int, tokens: TokenSet, log_probs: Float[Array, "b p 2"]
     ) -> TokenSet:
-        key = tokens.key
-        if key is not None:
-            # Blocks take the numbers up to twice the depth for stochastic depth.
-            key = jax.random.fold_in(key, 2 * self.backbone.depth + location)
-        decision = sample(log_probs, key)[:, :, KEEP] * decided(tokens)
+        decision = decide(self, location, tokens, log_probs) * decided(tokens)
         valid = jnp.pad(decision > 0.5, ((0, 0), (tokens.prefix, 0)), constant_values=True)
         tokens = mask_out(tokens, valid, block)
         return tokens.put_aside(decisions=(*tokens.aside["decisions"], decision))
@@ -145,8 +140,7 @@ class DynamicViT(Located):
 
     def losses(self, tokens: TokenSet) -> dict[str, Float[Array, ""]]:
         """`ratio`: how far the shares of tokens kept are from the keep rates."""
-        wanted = [self.share(location) for location in range(len(self.locations))]
-        return {"ratio": ratio_loss(tokens.aside["decisions"], wanted)}
+        return {"ratio": ratio_loss(self, tokens)}
 
     def teacher_losses(
         self,
@@ -190,13 +184,24 @@ def decided(tokens: TokenSet) -> Float[Array, "b p"]:
     return decisions[-1] if decisions else jnp.ones((tokens.x.shape[0], tokens.patches))
 
 
-def ratio_loss(
-    decisions: Sequence[Float[Array, "b p"]], shares: Sequence[float]
-) -> Float[Array, ""]:
+def decide(
+    reducer: Located, location: int, tokens: TokenSet, log_probs: Float[Array, "b p 2"]
+) -> Float[Array, "b p"]:
+    """The decision of a training pass at a location, 1 where a token is kept."""
+    key = tokens.key
+    if key is not None:
+        # Blocks take the numbers up to twice the depth for stochastic depth.
+        key = jax.random.fold_in(key, 2 * reducer.backbone.depth + location)
+    return sample(log_probs, key)[:, :, KEEP]
+
+
+def ratio_loss(reducer: Located, tokens: TokenSet) -> Float[Array, ""]:
     """How far the shares of tokens kept are from those wanted, the mean of squares."""
     misses = [
-        jnp.square(decision.mean(axis=1) - share).mean()
-        for decision, share in zip(decisions, shares, strict=True)
+        jnp.square(decision.mean(axis=1) - reducer.share(location)).mean()
+        for location, decision in zip(
+            range(len(reducer.locations)), tokens.aside["decisions"], strict=True
+        )
     ]
     return sum(misses) / len(misses)
 

@@ -21,7 +21,7 @@ from evovit_jax.models import abstract_model
 from evovit_jax.models.outputs import Outputs
 from evovit_jax.models.variables import Skeleton
 from evovit_jax.parallel import sharding
-from evovit_jax.reduction import Backbone, create_reducer, dynamic_spatial, token_counts
+from evovit_jax.reduction import Backbone, create_reducer, dynamic_vit, token_counts
 from evovit_jax.reduction.map_blocks import MapBlocks
 from evovit_jax.train.program import build
 
@@ -131,7 +131,7 @@ def first_fifteen(log_probs, key):
 
 def test_both_passes_agree_where_no_position_changes_sides(monkeypatch):
     """With one location the streams of training hold what inference computes."""
-    monkeypatch.setattr(dynamic_spatial, "sample", first_fifteen)
+    monkeypatch.setattr(dynamic_vit, "sample", first_fifteen)
     model, image = tiny(ONE), images(1)
     _, (masked, out), gradients = training_pass(model, image)
     slow = np.asarray(out.aux["decisions"])

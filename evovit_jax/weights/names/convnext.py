@@ -49,17 +49,12 @@ def scheme(model: nnx.Module, renames: Renames) -> Scheme:
     return Scheme(tuple(links), spare=SPARSIFIED)
 
 
-def sparsified(model: nnx.Module) -> bool:
-    """Whether a model has what only DynamicViT's code knows."""
-    return hasattr(model.reducer, "fast_path")
-
-
 FAMILIES = (
     Family(
         "convnext",
         functools.partial(scheme, renames=OFFICIAL_RENAMES),
         r"downsample_layers\.0\.0\.weight",
-        natural=sparsified,
+        natural=reducers.has_fast_paths,
     ),
     Family("timm", functools.partial(scheme, renames=TIMM_RENAMES)),
 )

@@ -15,6 +15,11 @@ def renames(model: nnx.Module) -> Renames:
     return (*own, (r"reducer\.(.*)", r"\1"))
 
 
+def has_fast_paths(model: nnx.Module) -> bool:
+    """Whether a model has what only DynamicViT's code on maps knows."""
+    return hasattr(getattr(model, "reducer", None), "fast_path")
+
+
 def fast_paths(model: nnx.Module, norm: str, linear: str) -> Renames:
     """The names of the fast paths of a network over maps, before those of its blocks.
 
@@ -23,9 +28,9 @@ def fast_paths(model: nnx.Module, norm: str, linear: str) -> Renames:
       norm: what a block in PyTorch calls the LayerNorm of its fast path.
       linear: likewise, the linear map.
     """
-    reducer = getattr(model, "reducer", None)
-    if not hasattr(reducer, "fast_path"):
+    if not has_fast_paths(model):
         return ()
+    reducer = model.reducer
     stage, found = reducer.fields.stage, []
     for i, number in enumerate(reducer.split_blocks):
         own = rf"reducer\.fast_path\.{i}"

@@ -53,17 +53,12 @@ def _resize(value: np.ndarray, shape: tuple[int, ...], *, window: tuple[int, int
     return np.asarray(resized).reshape(shape)
 
 
-def sparsified(model: nnx.Module) -> bool:
-    """Whether a model has what only DynamicViT's code knows."""
-    return hasattr(model.reducer, "fast_path")
-
-
 FAMILIES = (
     Family(
         "swin",
         functools.partial(scheme, renames=OFFICIAL_RENAMES),
         r"head\.weight|layers\.0\.downsample\..*",
-        natural=sparsified,
+        natural=reducers.has_fast_paths,
     ),
     Family("timm", functools.partial(scheme, renames=TIMM_RENAMES)),
 )
