@@ -4,7 +4,6 @@ Which way is taken follows the platform that a program is compiled for, which ne
 process's: a program may be compiled ahead of time for devices that are not here.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,21 +14,16 @@ import jax
 compiling_for = jax.make_user_context(default_value=None)
 
 
-def by_platform(*, tpu: Callable[..., Any], default: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of arrays that is `tpu` in a program for a TPU, and `default` in any other.
+def by_platform(*arrays: Any, tpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
+    """`tpu` of the arrays in a program for a TPU, and `default` of them in any other.
 
     Both return arrays of the same shapes and dtypes. Where `compiling_for` or the mesh's devices
     say which platform it is, one is traced; else both, and the compiler sees the one that it needs.
     """
-
-    @functools.wraps(default)
-    def chosen(*arrays: Any) -> Any:
-        platform = known_platform()
-        if platform is not None:
-            return (tpu if platform == "tpu" else default)(*arrays)
-        return jax.lax.platform_dependent(*arrays, tpu=tpu, default=default)
-
-    return chosen
+    platform = known_platform()
+    if platform is not None:
+        return (tpu if platform == "tpu" else default)(*arrays)
+    return jax.lax.platform_dependent(*arrays, tpu=tpu, default=default)
 
 
 def platform() -> str:

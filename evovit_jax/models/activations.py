@@ -26,7 +26,7 @@ def gelu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """
     if x.dtype != jnp.bfloat16:
         return gelu_erf(x)
-    return by_platform(tpu=gelu_bfloat16, default=gelu_erf)(x)
+    return by_platform(x, tpu=gelu_bfloat16, default=gelu_erf)
 
 
 def gelu_bfloat16(x: BFloat16[Array, "*n"]) -> BFloat16[Array, "*n"]:

@@ -240,8 +240,6 @@ def _fused(q: Array, k: Array, v: Array, scale: float) -> Float[Array, "b h n c"
     n, m = q.shape[2], k.shape[2]
     implementation = "cudnn" if has_fused_kernel(q.dtype, q.shape[-1]) else "xla"
 
-    # On each device on its own: the lengths below belong to the images that it holds.
-    @per_device
     def attention(q: Array, k: Array, v: Array) -> Array:
         q, k, v = (_even(jnp.swapaxes(a, 1, 2)) for a in (q, k, v))
         lengths = {}
@@ -253,7 +251,8 @@ def _fused(q: Array, k: Array, v: Array, scale: float) -> Float[Array, "b h n c"
         )
         return jnp.swapaxes(mixed[:, :n], 1, 2)
 
-    return attention(q, k, v)
+    # On each device on its own: the lengths belong to the images that it holds.
+    return per_device(attention, q, k, v)
 
 
 def _even(x: Float[Array, "b n h c"]) -> Float[Array, "b m h c"]:

@@ -1,6 +1,7 @@
 """What the backbones share: attention, feed-forward, residuals, patches, positions, pooling."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -98,34 +99,41 @@ class Attention(nnx.Module):
         self, x: Float[Array, "b n d"], request: AttentionRequest, rotation: Rotation | None
     ) -> tuple[Float[Array, "b q d"], AttentionView]:
         """Attention as it suits the platform that it is compiled for."""
+        three, one = (
+            functools.partial(way, request=request, rotation=rotation)
+            for way in (self._of_three_products, self._of_one_product)
+        )
+        return by_platform(x, tpu=three, default=one)
 
-        def of_one_product(x: Float[Array, "b n d"]) -> tuple[Array, AttentionView]:
-            if request.queries is None or rotation is not None:
-                q, k, v = self._project(x, slice(0, 3))
+    def _of_one_product(
+        self, x: Float[Array, "b n d"], request: AttentionRequest, rotation: Rotation | None
+    ) -> tuple[Float[Array, "b q d"], AttentionView]:
+        if request.queries is None or rotation is not None:
+            q, k, v = self._project(x, slice(0, 3))
+        else:
+            (q,) = self._project(x[:, : request.queries], slice(0, 1))
+            k, v = self._project(x, slice(1, 3))
+        raw = k if "raw_keys" in request.needs else None
+        q, k = turned(q, rotation)[:, :, : request.queries], turned(k, rotation)
+        mixed, view = attend(q, k, v, scale=self.scale, request=request, kernel=self.kernel)
+        return self._joined(mixed), dataclasses.replace(view, raw_keys=raw)
+
+    def _of_three_products(
+        self, x: Float[Array, "b n d"], request: AttentionRequest, rotation: Rotation | None
+    ) -> tuple[Float[Array, "b q d"], AttentionView]:
+        q, k, v = project_heads(self.qkv, x, 3, self.heads)
+        raw = jnp.swapaxes(k, 1, 2) if "raw_keys" in request.needs else None
+        q, k = (turned(a, rotation, tokens_first=True) for a in (q, k))
+        q = q[:, : request.queries]
+        mixed, view = attend_tokens_first(q, k, v, scale=self.scale, request=request)
+        wants_row = "class_row" in request.needs and request.score == "class"
+        if wants_row and view.class_row is None:
+            if rotation is None:
+                row = class_row(self.qkv, x, self.heads, request.bias)
             else:
-                (q,) = self._project(x[:, : request.queries], slice(0, 1))
-                k, v = self._project(x, slice(1, 3))
-            raw = k if "raw_keys" in request.needs else None
-            q, k = turned(q, rotation)[:, :, : request.queries], turned(k, rotation)
-            mixed, view = attend(q, k, v, scale=self.scale, request=request, kernel=self.kernel)
-            return self._joined(mixed), dataclasses.replace(view, raw_keys=raw)
-
-        def of_three_products(x: Float[Array, "b n d"]) -> tuple[Array, AttentionView]:
-            q, k, v = project_heads(self.qkv, x, 3, self.heads)
-            raw = jnp.swapaxes(k, 1, 2) if "raw_keys" in request.needs else None
-            q, k = (turned(a, rotation, tokens_first=True) for a in (q, k))
-            q = q[:, : request.queries]
-            mixed, view = attend_tokens_first(q, k, v, scale=self.scale, request=request)
-            wants_row = "class_row" in request.needs and request.score == "class"
-            if wants_row and view.class_row is None:
-                if rotation is None:
-                    row = class_row(self.qkv, x, self.heads, request.bias)
-                else:
-                    row = class_row_of(q, k, self.scale, request.bias)
-                view = dataclasses.replace(view, class_row=row)
-            return join_heads(self.proj, mixed), dataclasses.replace(view, raw_keys=raw)
-
-        return by_platform(tpu=of_three_products, default=of_one_product)(x)
+                row = class_row_of(q, k, self.scale, request.bias)
+            view = dataclasses.replace(view, class_row=row)
+        return join_heads(self.proj, mixed), dataclasses.replace(view, raw_keys=raw)
 
     def _joined(self, mixed: Float[Array, "b h n c"]) -> Float[Array, "b n d"]:
         """The projection of the heads of each token beside one another."""
@@ -300,26 +308,24 @@ class PatchEmbed(nnx.Module):
     ) -> Float[Array, "b p d"]:
         """Patch tokens in raster order; the same in training."""
         del train
-        b, height, width, c = images.shape
+        return by_platform(images, tpu=self._as_convolution, default=self._as_product)
+
+    def _as_product(self, images: Float[Array, "b h w c"]) -> Float[Array, "b p d"]:
+        (b, height, width, c), p = images.shape, self.patch_size
         rows, columns = self.grid(height, width)
-        p = self.patch_size
+        patches = images.reshape(b, rows, p, columns, p, c).swapaxes(2, 3)
+        return self.proj(patches.reshape(b, rows * columns, p * p * c))
 
-        def as_product(images: Array) -> Array:
-            patches = images.reshape(b, rows, p, columns, p, c).swapaxes(2, 3)
-            return self.proj(patches.reshape(b, rows * columns, p * p * c))
-
-        def as_convolution(images: Array) -> Array:
-            dtype = self.proj.dtype
-            kernel = self.proj.kernel[...].astype(dtype).reshape(p, p, c, -1)
-            x = jax.lax.conv_general_dilated(
-                images.astype(dtype), kernel, (p, p), "VALID", dimension_numbers=LAYOUT
-            )
-            x = x.reshape(b, rows * columns, -1)
-            if self.proj.bias is None:
-                return x
-            return x + self.proj.bias[...].astype(dtype)[None, None]
-
-        return by_platform(tpu=as_convolution, default=as_product)(images)
+    def _as_convolution(self, images: Float[Array, "b h w c"]) -> Float[Array, "b p d"]:
+        dtype, p = self.proj.dtype, self.patch_size
+        kernel = self.proj.kernel[...].astype(dtype).reshape(p, p, images.shape[3], -1)
+        x = jax.lax.conv_general_dilated(
+            images.astype(dtype), kernel, (p, p), "VALID", dimension_numbers=LAYOUT
+        )
+        x = x.reshape(len(x), -1, x.shape[3])
+        if self.proj.bias is None:
+            return x
+        return x + self.proj.bias[...].astype(dtype)[None, None]
 
 
 def as_float32(x: Float[Array, "*n"]) -> Float[Array, "*n"]:

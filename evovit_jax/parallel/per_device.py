@@ -3,7 +3,6 @@
 Tested by `tests/parallel/sharding_test.py`.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,21 +12,16 @@ from jax.sharding import PartitionSpec
 BATCH_AXES = ("data", "fsdp")
 
 
-def per_device(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Runs `function` on each device's part of the batch when a mesh is set.
+def per_device(function: Callable[..., Any], *arrays: Any) -> Any:
+    """`function` of the arrays, of each device's part of the batch on its own when a mesh is set.
 
     All arguments and results are arrays (or pytrees of them) whose first dimension is the batch,
     which the mesh's devices must divide. Without a mesh the function is called as it is.
     """
-
-    @functools.wraps(function)
-    def wrapped(*arrays: Any) -> Any:
-        mesh = jax.sharding.get_abstract_mesh()
-        free = set(mesh.axis_names) - set(mesh.manual_axes)
-        axes = tuple(axis for axis in BATCH_AXES if axis in free)
-        if not axes or mesh.size == 1:
-            return function(*arrays)
-        spec = PartitionSpec(axes)
-        return jax.shard_map(function, in_specs=spec, out_specs=spec)(*arrays)
-
-    return wrapped
+    mesh = jax.sharding.get_abstract_mesh()
+    free = set(mesh.axis_names) - set(mesh.manual_axes)
+    axes = tuple(axis for axis in BATCH_AXES if axis in free)
+    if not axes or mesh.size == 1:
+        return function(*arrays)
+    spec = PartitionSpec(axes)
+    return jax.shard_map(function, in_specs=spec, out_specs=spec)(*arrays)

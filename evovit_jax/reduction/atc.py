@@ -90,7 +90,7 @@ def clusters(distance: Float[Array, "b p p"], merges: int, linkage: str) -> Int[
 
     # All that the loop carries comes in by the image: a mesh's devices have their own of it.
     alone = jnp.ones(distance.shape[:2])
-    return per_device(jax.vmap(of_image))(distance, alone, places(distance))
+    return per_device(jax.vmap(of_image), distance, alone, places(distance))
 
 
 def joined(

@@ -17,6 +17,7 @@ pooling. So on a device that computes in batches the time is that of the static 
 """
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 import numpy as np
@@ -100,10 +101,6 @@ def places(
     taken: Bool[Array, "b p"], count: int
 ) -> tuple[Int[Array, "b {count}"], Bool[Array, "b {count}"]]:
     """The tokens that were taken, in their order, in `count` places, and which places they fill."""
-
-    @per_device
-    def local(taken: Bool[Array, "b p"]) -> Int[Array, "b p"]:
-        return jnp.argsort(~taken, axis=1, stable=True).astype(jnp.int32)
-
+    order = per_device(functools.partial(jnp.argsort, axis=1, stable=True), ~taken)
     filled = jnp.arange(count)[None] < taken.sum(axis=1)[:, None]
-    return local(taken)[:, :count], filled
+    return order[:, :count].astype(jnp.int32), filled

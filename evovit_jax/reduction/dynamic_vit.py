@@ -63,13 +63,23 @@ class Predictor(nnx.Module):
         self, patches: Float[Array, "b p d"], kept: Float[Array, "b p"]
     ) -> Float[Array, "b p 2"]:
         """The log-probabilities; `kept` is 1 for the tokens that are still in."""
-        x = jax.nn.gelu(self.embed(self.norm(patches.astype(jnp.float32))), approximate=False)
-        local, others = jnp.split(x, 2, axis=-1)
+        x, half = self.norm(patches.astype(jnp.float32)), self.embed.kernel.shape[1] // 2
+        local, others = (
+            jax.nn.gelu(x @ kernel + bias[None, None], approximate=False)
+            for kernel, bias in zip(
+                jnp.split(self.embed.kernel[...], [half], axis=1),
+                jnp.split(self.embed.bias[...], [half]),
+                strict=True,
+            )
+        )
         # At least one: chance may keep none of an image's tokens (the official code's NaN).
         weights = kept / jnp.maximum(kept.sum(axis=1, keepdims=True), 1.0)
-        mean = jnp.einsum("bp,bpc->bc", weights, others, precision="highest")[:, None]
-        x = jnp.concatenate([local, jnp.broadcast_to(mean, local.shape)], axis=-1)
-        for layer in self.score[:-1]:
+        mean = (weights[:, :, None] * others).sum(axis=1)
+        # The mean is multiplied once an image, not beside each of its tokens.
+        of_local, of_mean = jnp.split(self.score[0].kernel[...], [half])
+        shared = mean @ of_mean + self.score[0].bias[...][None]
+        x = jax.nn.gelu(local @ of_local + shared[:, None], approximate=False)
+        for layer in self.score[1:-1]:
             x = jax.nn.gelu(layer(x), approximate=False)
         return jax.nn.log_softmax(self.score[-1](x), axis=-1)
 

@@ -203,9 +203,8 @@ def thin(logits: Float[Array, "b h n n"], share: float) -> Float[Array, "b h n n
     n = logits.shape[-1]
     smallest = int(n * n * (1 - share))
 
-    @per_device
-    def local(weights: Float[Array, "b h n n"]) -> Float[Array, "b h 1 1"]:
+    def largest(weights: Float[Array, "b h n n"]) -> Float[Array, "b h 1 1"]:
         flat = jnp.sort(weights.reshape(*weights.shape[:2], -1), axis=-1)
         return flat[..., max(smallest, 1) - 1, None, None]
 
-    return jnp.where(weights >= local(weights), weights, 0.0)
+    return jnp.where(weights >= per_device(largest, weights), weights, 0.0)

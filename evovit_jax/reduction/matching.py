@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
+from evovit_jax.reduction import one_hot
 from evovit_jax.reduction.tokens import (
     TokenSet,
     ascending,
@@ -20,6 +21,7 @@ from evovit_jax.reduction.tokens import (
     gather,
     group_sum,
     kept_moves,
+    local,
     order_by,
     scatter_set,
 )
@@ -43,7 +45,7 @@ class Edges:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["kept", "merged", "into"],
+    data_fields=["kept", "merged", "into", "moves"],
     meta_fields=["untouched"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +57,22 @@ class Merge:
       merged: int32 `[b, r]`, the tokens that go into others.
       into: int32 `[b, r]`, the places in the new set of those that they go into.
       untouched: how many of the first places of the new set nothing goes into.
+      moves: int32 `[b, n]`, the new place of every token, where the plan knows a way to it that
+        does not lead over the lists.
     """
 
     kept: Int[Array, "b k"]
     merged: Int[Array, "b r"]
     into: Int[Array, "b r"]
     untouched: int = 0
+    moves: Int[Array, "b n"] | None = None
+
+    def moves_of(self, n: int, *, elsewhere: int = -1) -> Int[Array, "b {n}"]:
+        """The new place of each of the n tokens, `elsewhere` where it is dropped."""
+        if self.moves is not None:
+            return self.moves
+        moves = kept_moves(self.kept, n, elsewhere=elsewhere)
+        return scatter_set(moves, self.merged, self.into)
 
 
 # --- candidates ----------------------------------------------------------------------------------
@@ -162,7 +174,22 @@ def bipartite(
     edges = best_edges(products(metric[:, even], metric[:, odd]))
     first = slice(0, prefix)
     a, b, first = (places(metric, which) for which in (even, odd, first))
-    return merge_strongest(edges, r, a, b, first, rest_by_score=rest_by_score)
+    merge = merge_strongest(edges, r, a, b, first, rest_by_score=rest_by_score)
+    by_ranks = functools.partial(
+        one_hot.places_after_merging,
+        r=r,
+        prefix=prefix,
+        others=b.shape[1],
+        odd=odd.start < even.start,
+        by_score=rest_by_score,
+    )
+    moves = local(
+        edges,
+        merge,
+        tpu=lambda edges, merge: by_ranks(edges.score, edges.partner),
+        default=lambda edges, merge: merge.moves_of(metric.shape[1]),
+    )
+    return dataclasses.replace(merge, moves=moves)
 
 
 # --- pooling -------------------------------------------------------------------------------------
@@ -193,11 +220,23 @@ def pooled(
     The weights are added on their own: as one more column of the tokens they would keep all
     columns in memory for as long as they are needed, up to the next merge.
     """
+    return local(x, weights, merge, tpu=_pooled_at_once, default=_pooled)
+
+
+def _pooled(
+    x: Float[Array, "b n d"], weights: Float[Array, "b n"], merge: Merge
+) -> tuple[Float[Array, "b k d"], Float[Array, "b k"]]:
     sums = added_sizes(weights, merge)
     weighed = _gained(x.astype(jnp.float32) * weights[..., None], merge)
     mean = (weighed / sums[:, merge.untouched :, None]).astype(x.dtype)
     same = gather(x, merge.kept[:, : merge.untouched])
     return jnp.concatenate([same, mean], axis=1), sums
+
+
+def _pooled_at_once(
+    x: Float[Array, "b n d"], weights: Float[Array, "b n"], merge: Merge
+) -> tuple[Float[Array, "b k d"], Float[Array, "b k"]]:
+    return one_hot.pooled(x, weights, merge.moves_of(x.shape[1]), merge.kept.shape[1])
 
 
 def pooled_map(
@@ -219,8 +258,7 @@ def sizes_of(tokens: TokenSet) -> Float[Array, "b n"]:
 
 def moved(tokens: TokenSet, merge: Merge, *, elsewhere: int = -1) -> Int[Array, "b N"]:
     """The source map after `merge`; tokens that it does not name go `elsewhere`."""
-    moves = kept_moves(merge.kept, tokens.x.shape[1], elsewhere=elsewhere)
-    return follow(tokens.source, scatter_set(moves, merge.merged, merge.into))
+    return follow(tokens.source, merge.moves_of(tokens.x.shape[1], elsewhere=elsewhere))
 
 
 def merge_by_size(tokens: TokenSet, merge: Merge) -> TokenSet:

@@ -67,6 +67,61 @@ def membership(index: Int[Array, "b k"], n: int) -> Bool[Array, "b {n}"]:
     return one_hot(index, n).any(axis=1)
 
 
+def places_after_merging(
+    scores: Float[Array, "b a"],
+    partner: Int[Array, "b a"],
+    *,
+    r: int,
+    prefix: int,
+    others: int,
+    odd: bool,
+    by_score: bool,
+) -> Int[Array, "b {prefix}+a+{others}"]:
+    """Where each token is once the r best of every second one went into their partners.
+
+    Class tokens stay first, then what is left of these in its order or in that of its scores, then
+    the `others` in between, numbers `partner`. `odd` says that an other one comes first.
+    """
+    b, count = scores.shape
+    rank = ranks(scores)
+    left = rank - r
+    if not by_score:
+        at = jnp.arange(count, dtype=jnp.int32)
+        earlier = (at[None, :] < at[:, None])[None] & (left >= 0)[:, None, :]
+        left = earlier.sum(axis=2, dtype=jnp.int32)
+    untouched = prefix + count - r
+    these = jnp.where(rank < r, untouched + partner, prefix + left)
+    those = jnp.broadcast_to(untouched + jnp.arange(others, dtype=jnp.int32), (b, others))
+    longest = max(count, others)
+    pairs = [jnp.pad(x, ((0, 0), (0, longest - x.shape[1]))) for x in (these, those)]
+    pairs = jnp.stack(pairs[::-1] if odd else pairs, axis=2).reshape(b, 2 * longest)
+    first = jnp.broadcast_to(jnp.arange(prefix, dtype=jnp.int32), (b, prefix))
+    return jnp.concatenate([first, pairs[:, : count + others]], axis=1)
+
+
+def pooled(
+    x: Float[Array, "b n d"], weights: Float[Array, "b n"], moves: Int[Array, "b n"], count: int
+) -> tuple[Float[Array, "b {count} d"], Float[Array, "b {count}"]]:
+    """Means of the tokens that go to each of `count` places, and the sums of their weights.
+
+    The weights of bfloat16 tokens are rounded likewise: one product in the matrix unit, where the
+    float32 products of gathering and adding take six passes each. Counts up to 256 stay exact.
+    """
+    goes = jnp.arange(count, dtype=jnp.int32)[None, :, None] == moves[:, None, :]
+    rounded = weights.astype(x.dtype)
+    shares = jnp.where(goes, rounded[:, None, :], jnp.zeros((), x.dtype))
+    total = jnp.einsum(
+        "bkn,bnd->bkd",
+        shares,
+        x,
+        precision=None if x.dtype == jnp.bfloat16 else "highest",
+        preferred_element_type=jnp.float32,
+    )
+    by = _selected(goes, rounded.astype(jnp.float32)[:, None, :], axis=2)
+    mean = (total / by[:, :, None]).astype(x.dtype)
+    return mean, _selected(goes, weights[:, None, :], axis=2)
+
+
 def columns(x: Float[Array, "b n m"], index: Int[Array, "b k"]) -> Float[Array, "b n k"]:
     """`x[b, i, index[b, j]]`."""
     return _product("bkm,bnm->bnk", one_hot(index, x.shape[2]), x)

@@ -124,106 +124,109 @@ def check_tokens(tokens: TokenSet, *, dim: int, inputs: int) -> TokenSet:
 
 def top_k(scores: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
     """The k largest scores and their indices, largest first, ties by the smaller index."""
+    return local(
+        scores,
+        tpu=lambda scores: one_hot.top_k(scores, k),
+        default=lambda scores: tuple(jax.lax.top_k(scores, k)),
+    )
 
-    def by_sorting(scores: Float[Array, "b n"]) -> tuple[Array, Array]:
-        return tuple(jax.lax.top_k(scores, k))
 
-    return local(by_sorting, lambda scores: one_hot.top_k(scores, k))(scores)
-
-
-def local(default: Callable, tpu: Callable) -> Callable:
+def local(*arrays: Any, tpu: Callable, default: Callable) -> Any:
     """A function of a batch of images, of each device's own: `tpu` on TPUs, `default` elsewhere."""
-
-    def either(*arrays: Array) -> Any:
-        few = all(n <= one_hot.MOST_TOKENS for x in arrays for n in x.shape[1:2])
-        return (by_platform(tpu=tpu, default=default) if few else default)(*arrays)
-
-    return per_device(either)
+    counts = (n for x in jax.tree.leaves(arrays) for n in x.shape[1:2])
+    if all(n <= one_hot.MOST_TOKENS for n in counts):
+        default = functools.partial(by_platform, tpu=tpu, default=default)
+    return per_device(default, *arrays)
 
 
 def gather(x: Array, index: Int[Array, "b k"]) -> Array:
     """`x[b, index[b, j]]` for `x` `[b, n]` or `[b, n, d]`; indices are in range by construction."""
+    return local(x, index, tpu=one_hot.gather, default=_take)
 
-    def by_index(x: Array, index: Int[Array, "b k"]) -> Array:
-        index = index if x.ndim == 2 else index[:, :, None]
-        # Without the clip XLA fills out-of-range rows with NaN, a second pass over the result.
-        return jnp.take_along_axis(x, index, axis=1, mode="clip")
 
-    return local(by_index, one_hot.gather)(x, index)
+def _take(x: Array, index: Int[Array, "b k"]) -> Array:
+    index = index if x.ndim == 2 else index[:, :, None]
+    # Without the clip XLA fills out-of-range rows with NaN, a second pass over the result.
+    return jnp.take_along_axis(x, index, axis=1, mode="clip")
 
 
 def gather_and_sum(
     x: Float[Array, "b n d"], index: Int[Array, "b k"], weights: Float[Array, "b p"]
 ) -> Float[Array, "b k+1 d"]:
     """`gather(x, index)`, and after it the sum of the last p tokens of `x` times their weights."""
+    return local(x, index, weights, tpu=one_hot.gather_and_sum, default=_take_and_sum)
 
-    def by_index(x: Array, index: Array, weights: Array) -> Array:
-        last = x[:, x.shape[1] - weights.shape[1] :]
-        total = jnp.einsum("bp,bpd->bd", weights.astype(x.dtype), last)
-        return jnp.concatenate([gather(x, index), total[:, None]], axis=1)
 
-    return local(by_index, one_hot.gather_and_sum)(x, index, weights)
+def _take_and_sum(
+    x: Float[Array, "b n d"], index: Int[Array, "b k"], weights: Float[Array, "b p"]
+) -> Float[Array, "b k+1 d"]:
+    last = x[:, x.shape[1] - weights.shape[1] :]
+    total = jnp.einsum("bp,bpd->bd", weights.astype(x.dtype), last)
+    return jnp.concatenate([_take(x, index), total[:, None]], axis=1)
 
 
 def _rows(index: Int[Array, "b k"]) -> Int[Array, "b 1"]:
     return jnp.arange(index.shape[0], dtype=index.dtype)[:, None]
 
 
-@per_device
 def scatter_add(x: Array, index: Int[Array, "b k"], updates: Array) -> Array:
     """`x` with `updates[b, j]` added at `index[b, j]`; an image's indices may repeat."""
-    return x.at[_rows(index), index].add(updates, mode="promise_in_bounds")
+    return per_device(
+        lambda x, index, updates: x.at[_rows(index), index].add(updates, mode="promise_in_bounds"),
+        x,
+        index,
+        updates,
+    )
 
 
 def scatter_set(x: Array, index: Int[Array, "b k"], values: Array) -> Array:
     """`x` with `values[b, j]` at `index[b, j]`; an image's indices are distinct."""
+    return local(x, index, values, tpu=one_hot.scatter_set, default=_put)
 
-    def by_index(x: Array, index: Int[Array, "b k"], values: Array) -> Array:
-        rows = x.at[_rows(index), index]
-        return rows.set(values, mode="promise_in_bounds", unique_indices=True)
 
-    return local(by_index, one_hot.scatter_set)(x, index, values)
+def _put(x: Array, index: Int[Array, "b k"], values: Array) -> Array:
+    rows = x.at[_rows(index), index]
+    return rows.set(values, mode="promise_in_bounds", unique_indices=True)
 
 
 def membership(index: Int[Array, "b k"], n: int) -> Bool[Array, "b n"]:
     """Which of n positions `index` names, once or more."""
+    mark, compare = (functools.partial(way, n=n) for way in (_mark, one_hot.membership))
+    return local(index, tpu=compare, default=mark)
 
-    def by_index(index: Int[Array, "b k"]) -> Bool[Array, "b n"]:
-        none = jnp.zeros((index.shape[0], n), bool)
-        return none.at[_rows(index), index].set(True, mode="promise_in_bounds")
 
-    return local(by_index, lambda index: one_hot.membership(index, n))(index)
+def _mark(index: Int[Array, "b k"], n: int) -> Bool[Array, "b {n}"]:
+    none = jnp.zeros((index.shape[0], n), bool)
+    return none.at[_rows(index), index].set(True, mode="promise_in_bounds")
 
 
 def among_top(scores: Float[Array, "b n"], index: Int[Array, "b k"]) -> Bool[Array, "b n"]:
     """Which positions `index` names, the indices that `top_k(scores, k)` gave."""
-    k = index.shape[1]
-
-    def by_index(scores: Array, index: Array) -> Bool[Array, "b n"]:
-        return membership(index, scores.shape[1])
-
-    def by_rank(scores: Array, index: Array) -> Bool[Array, "b n"]:
-        return one_hot.ranks(scores) < k
-
-    return local(by_index, by_rank)(scores, index)
+    return local(
+        scores,
+        index,
+        tpu=lambda scores, index: one_hot.ranks(scores) < index.shape[1],
+        default=lambda scores, index: _mark(index, scores.shape[1]),
+    )
 
 
 def order_by(scores: Float[Array, "b n"]) -> Int[Array, "b n"]:
     """All indices, largest score first, ties by the smaller index."""
-
-    def by_sorting(scores: Float[Array, "b n"]) -> Int[Array, "b n"]:
-        return jnp.argsort(scores, axis=-1, descending=True, stable=True).astype(jnp.int32)
-
-    return local(by_sorting, lambda scores: one_hot.top_k(scores, scores.shape[1])[1])(scores)
+    order = local(
+        scores,
+        tpu=lambda scores: one_hot.top_k(scores, scores.shape[1])[1],
+        default=functools.partial(jnp.argsort, axis=-1, descending=True, stable=True),
+    )
+    return order.astype(jnp.int32)
 
 
 def ascending(index: Int[Array, "b k"]) -> Int[Array, "b k"]:
     """Indices in increasing order."""
-
-    def by_ranks(index: Int[Array, "b k"]) -> Int[Array, "b k"]:
-        return -one_hot.top_k(-index, index.shape[1])[0]
-
-    return local(functools.partial(jnp.sort, axis=1), by_ranks)(index)
+    return local(
+        index,
+        tpu=lambda index: -one_hot.top_k(-index, index.shape[1])[0],
+        default=functools.partial(jnp.sort, axis=1),
+    )
 
 
 def group_sum(
@@ -239,16 +242,17 @@ def group_sum(
 
 def nearest_distances(distance: Float[Array, "b n m"], k: int) -> Float[Array, "b n {k}"]:
     """The k smallest distances of each token."""
-    return -per_device(lambda near: jax.lax.top_k(near, k)[0])(-distance)
+    return -per_device(lambda near: jax.lax.top_k(near, k)[0], -distance)
 
 
 def columns(x: Float[Array, "b n m"], index: Int[Array, "b k"]) -> Float[Array, "b n k"]:
     """`x[b, i, index[b, j]]`."""
-
-    def by_index(x: Array, index: Array) -> Array:
-        return jnp.take_along_axis(x, index[:, None, :], axis=2, mode="clip")
-
-    return local(by_index, one_hot.columns)(x, index)
+    return local(
+        x,
+        index,
+        tpu=one_hot.columns,
+        default=lambda x, index: jnp.take_along_axis(x, index[:, None], axis=2, mode="clip"),
+    )
 
 
 def pairwise_distances(x: Float[Array, "b n d"]) -> Float[Array, "b n n"]:

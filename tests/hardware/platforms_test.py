@@ -1,5 +1,7 @@
 """Which of two formulations a program gets: by its platform, not by this process's."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -16,7 +18,7 @@ def unknown_platform():
 
 
 # Two ways that a test can tell apart.
-either = by_platform(tpu=jnp.cos, default=jnp.sin)
+either = functools.partial(by_platform, tpu=jnp.cos, default=jnp.sin)
 X = jax.ShapeDtypeStruct((4,), jnp.float32)
 
 

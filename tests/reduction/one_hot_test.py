@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evovit_jax.hardware.platforms import compiling_for
-from evovit_jax.reduction import one_hot, tokens
+from evovit_jax.reduction import matching, one_hot, tokens
 
 BATCH, N, D, K = 3, 11, 4, 5
 
@@ -98,3 +98,32 @@ def test_many_tokens_are_sorted_and_not_compared():
     with compiling_for("tpu"):
         assert "top_k" in str(jax.make_jaxpr(lambda s: tokens.top_k(s, 3))(many))
         assert "top_k" not in str(jax.make_jaxpr(lambda s: tokens.top_k(s, 3))(many[:, 1:]))
+
+
+@pytest.mark.parametrize("rest_by_score", [False, True])
+@pytest.mark.parametrize(("n", "prefix"), [(N, 0), (N, 1), (N, 2), (N - 1, 1)])
+def test_a_plan_of_merging_leads_to_the_same_places(n, prefix, rest_by_score):
+    def plan(metric):
+        return matching.bipartite(metric, 3, prefix, rest_by_score=rest_by_score)
+
+    metric = jax.random.normal(jax.random.key(7), (BATCH, n, D)).at[0].set(1.0)
+    assert_equal(both(plan, metric))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_merged_tokens_are_averaged_in_one_product(dtype):
+    x, metric = (
+        normal(BATCH, N, D, dtype=dtype),
+        jax.random.normal(jax.random.key(7), (BATCH, N, D)),
+    )
+    sizes = jnp.round(jax.random.uniform(jax.random.key(8), (BATCH, N), minval=1, maxval=9))
+
+    def merge(x, sizes, metric):
+        return matching.pooled(x, sizes, matching.bipartite(metric, 3, 1))
+
+    (ours, counts), (theirs, want) = both(merge, x, sizes, metric)
+    np.testing.assert_array_equal(counts, want)
+    rounding, alone = {"float32": (1e-6, 2e-7), "bfloat16": (2**-8, 0)}[dtype]
+    ours, theirs, x = (a.astype(jnp.float32) for a in (ours, theirs, x))
+    np.testing.assert_allclose(ours, theirs, rtol=rounding, atol=rounding)
+    np.testing.assert_allclose(ours[:, 0], x[:, 0], rtol=alone)
