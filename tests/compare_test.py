@@ -26,7 +26,7 @@ SIZE = 8  # images at once: the 12 of the folder are two batches
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory):
+def scene(tmp_path_factory, shallow):
     """A folder of four classes of noise, and weights for them."""
     folder = tmp_path_factory.mktemp("compare")
     drawn = np.random.default_rng(0)
@@ -35,14 +35,14 @@ def scene(tmp_path_factory):
         for i in range(3):
             pixels = drawn.integers(0, 255, (36, 36, 3), np.uint8)
             Image.fromarray(pixels).save(folder / "images" / f"class{label}" / f"{i}.png")
-    model = create_model("deit_tiny_patch16_224", "none", **TINY, seed=1)
+    model = create_model(shallow, "none", **TINY, seed=1)
     np.savez(folder / "weights.npz", **to_torch(model))
     return folder
 
 
 def flags(scene, reductions, *others):
     return [
-        "--model=deit_tiny_patch16_224",
+        "--model=deit_shallow_patch16_224",
         f"--weights={scene / 'weights.npz'}",
         f"--data=folder:{scene / 'images'}",
         "--image_size=32",
@@ -54,12 +54,12 @@ def flags(scene, reductions, *others):
 
 
 def test_rows_files_and_json(scene, capsys):
-    specs = ["none", "evit,keep_rate=0.5,locations=3:6"]
+    specs = ["none", "evit,keep_rate=0.5,locations=1"]
     assert compare.main(flags(scene, ";".join(specs), "--rounds=2", "--json")) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["reduction"] for row in found["rows"]] == specs
     alone = evaluation.evaluate(
-        prepare("deit_tiny_patch16_224", str(scene / "weights.npz"), specs[-1], **TINY),
+        prepare("deit_shallow_patch16_224", str(scene / "weights.npz"), specs[-1], **TINY),
         f"folder:{scene / 'images'}",
         quiet=True,
     )
@@ -75,7 +75,7 @@ def test_rows_files_and_json(scene, capsys):
     with (scene / "out" / "compare.csv").open() as file:
         assert [row["reduction"] for row in csv.DictReader(file)] == specs
     table = (scene / "out" / "compare.md").read_text()
-    assert "| `evit,keep_rate=0.5,locations=3:6` |" in table
+    assert "| `evit,keep_rate=0.5,locations=1` |" in table
     with Image.open(scene / "out" / "compare.png") as picture:
         assert picture.width > picture.height > 400
 

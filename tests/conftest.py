@@ -1,5 +1,6 @@
 """One strict JAX for the whole suite: 8 virtual CPU devices, no promotion, a shared cache."""
 
+import dataclasses
 import gc
 import os
 import pathlib
@@ -45,6 +46,19 @@ def known_platform():
 
     with compiling_for("cpu"):
         yield
+
+
+@pytest.fixture(scope="module")
+def shallow():
+    """The name of a DeiT of four small blocks, for commands that take a model by its name."""
+    from evovit_jax.models import registry
+
+    name, small = "deit_shallow_patch16_224", {"embed_dim": 24, "depth": 4, "num_heads": 3}
+    entry = registry.model_table()["deit_tiny_patch16_224"]
+    entry = dataclasses.replace(entry, settings={**entry.settings, **small})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry._registered, name, entry)
+        yield name
 
 
 @pytest.fixture

@@ -213,8 +213,9 @@ def _dynamic_vit(reducer: Reducer, block: int, counts: BlockTokens) -> int:
         return 0
     dim = reducer.backbone.dim[0]
     half, quarter = dim // 2, dim // 4
-    layers = dim * dim + dim * half + half * quarter + quarter * 2
-    return (counts.entering - reducer.backbone.prefix) * (layers + half)
+    layers = dim * dim + half * half + half * quarter + quarter * 2
+    # What the tokens share goes through its half of a layer once.
+    return (counts.entering - reducer.backbone.prefix) * layers + half * half
 
 
 def _mixtures(reducer: Reducer, block: int, counts: BlockTokens) -> int:

@@ -23,9 +23,9 @@ from evovit_jax.workdir import checkpoints, metrics
 
 # Everything random is on, the program changes on the way, and no interval divides another.
 TRAINING = {
-    "total_steps": 30,
+    "total_steps": 14,
     "checkpoint_steps": 4,
-    "eval_steps": 9,
+    "eval_steps": 5,
     "log_steps": 1,
     "accumulate": 2,
     "model.drop_path_rate": 0.2,
@@ -93,7 +93,7 @@ def undisturbed(tmp_path_factory):
 
 
 def check_same(undisturbed, workdir):
-    first, second = (final_state(w, 30) for w in (undisturbed[0], workdir))
+    first, second = (final_state(w, 14) for w in (undisturbed[0], workdir))
     assert jax.tree.structure(first) == jax.tree.structure(second)
     jax.tree.map(np.testing.assert_array_equal, first, second)
     assert metric_lines(undisturbed[0]) == metric_lines(workdir)
@@ -103,12 +103,12 @@ def test_the_last_line_is_the_result(undisturbed):
     workdir, out = undisturbed
     found = json.loads(out[-1])
     assert set(found) == KEYS
-    assert (found["step"], found["workdir"]) == (30, str(workdir))
+    assert (found["step"], found["workdir"]) == (14, str(workdir))
     assert 0 <= found["val_top1"] <= found["val_top5"] <= 100
     assert found["images_per_second"] > 0
-    assert any(re.match(r"step 10/30  loss [\d.]+ .*accuracy [\d.]+%", line) for line in out)
+    assert any(re.match(r"step 10/14  loss [\d.]+ .*accuracy [\d.]+%", line) for line in out)
     steps = [line["step"] for line in metric_lines(workdir) if "val_top1" in line]
-    assert steps == [9, 18, 27, 30]
+    assert steps == [5, 10, 14]
 
 
 def test_a_complete_run_says_so_and_evaluates_again(undisturbed):
@@ -116,8 +116,8 @@ def test_a_complete_run_says_so_and_evaluates_again(undisturbed):
     before = (workdir / metrics.FILE).read_text()
     status, again, _ = run(workdir, **TRAINING)
     assert status == 0
-    assert "restored step 30" in again
-    assert any("the run is complete at step 30" in line for line in again)
+    assert "restored step 14" in again
+    assert any("the run is complete at step 14" in line for line in again)
     first, second = json.loads(out[-1]), json.loads(again[-1])
     assert all(first[name] == second[name] for name in KEYS - {"images_per_second"})
     assert (workdir / metrics.FILE).read_text() == before
@@ -125,7 +125,7 @@ def test_a_complete_run_says_so_and_evaluates_again(undisturbed):
 
 @pytest.mark.slow
 def test_killed_five_times_it_ends_as_if_it_had_not_been(undisturbed, tmp_path):
-    steps = sorted(random.Random(0).sample(range(2, 30), 5))
+    steps = sorted(random.Random(0).sample(range(2, 14), 5))
     for step in steps:
         status, _, err = run_until(tmp_path, step, signal.SIGKILL, **TRAINING)
         assert status == -signal.SIGKILL, err
@@ -135,6 +135,7 @@ def test_killed_five_times_it_ends_as_if_it_had_not_been(undisturbed, tmp_path):
     check_same(undisturbed, tmp_path)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_asks_to_be_restarted(undisturbed, tmp_path):
     status, out, err = run_until(tmp_path, 5, signal.SIGTERM, **TRAINING)
     assert status == preemption.EXIT_STATUS == 143, err

@@ -43,6 +43,7 @@ VARIANTS_OF_A_FILE = {
     *("pit_distilled", "pvt_v2_linear", "swin_small_map", "crossvit_dagger", "dinov2", "dinov3"),
     *("tokenreduction_evit", "tokenreduction_tome", "tokenreduction_topk", "tokenreduction_sit"),
     *("tokenreduction_patchmerger", "tokenreduction_heuristic", "evit_drop", "etps"),
+    *("dynamicvit_lvvit", "dinov2_giant", "dinov3_plus_qkvb", "dynamic_convnext"),
 }
 TOLERANCE = 1e-4
 

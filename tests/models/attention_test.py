@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.interpreters import partial_eval as pe
-from tiny import tiny_config
+from tiny import some_slow, tiny_config
 
 from evovit_jax import create_model
 from evovit_jax.hardware.platforms import compiling_for
@@ -154,7 +154,7 @@ FUSED = {
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["inference", "training"])
-@pytest.mark.parametrize("reduction", FUSED)
+@pytest.mark.parametrize("reduction", some_slow(FUSED, {"evo", "tome,r=2"}))
 def test_networks_are_lowered_for_a_gpu(hopper, reduction, train):
     text = lowered("deit_tiny_patch16_224", reduction, train=train)
     assert text.count(f"@{CALL}(") == FUSED[reduction]

@@ -21,7 +21,7 @@ FIELDS = {
     "augment__mixup": 0.8,
     "augment__cutmix": 1.0,
     "augment__erasing_prob": 0.25,
-    "layer_to_stage_steps": 5,
+    "layer_to_stage_steps": 0,
     "total_steps": 10,
     "ema__decay": 0.9,
 }
@@ -59,16 +59,18 @@ def ten_steps(run):
     return np.diff(losses, prepend=0), np.stack(maps)
 
 
-@pytest.fixture(scope="module")
-def on_one_device():
-    return ten_steps(make_run("one"))
+@functools.cache
+def on_one_device(switch):
+    return ten_steps(make_run("one", layer_to_stage_steps=switch))
 
 
+@pytest.mark.parametrize("switch", some_slow([0, 5], {0}))
 @pytest.mark.parametrize("mesh", some_slow(["data", "fsdp"], {"fsdp"}))
-def test_eight_devices_train_as_one_does(on_one_device, mesh):
-    losses, maps = ten_steps(make_run(mesh))
-    np.testing.assert_allclose(losses, on_one_device[0], atol=1e-5)
-    np.testing.assert_array_equal(maps, on_one_device[1])
+def test_eight_devices_train_as_one_does(mesh, switch):
+    expected, expected_maps = on_one_device(switch)
+    losses, maps = ten_steps(make_run(mesh, layer_to_stage_steps=switch))
+    np.testing.assert_allclose(losses, expected, atol=1e-5)
+    np.testing.assert_array_equal(maps, expected_maps)
     assert (maps != np.arange(maps.shape[-1])).any()  # something was selected
 
 
@@ -91,7 +93,8 @@ def collectives(text):
 @pytest.mark.parametrize("phase", some_slow(["layer", "stage"], {"stage"}))
 def test_data_parallel_evo_gathers_no_activations(phase):
     # Groups that share a draw and micro-batches may not bring communication either.
-    run = make_run("data", augment__mix_group=4, batch_size=64, accumulate=2)
+    fields = {"batch_size": 64, "accumulate": 2, "layer_to_stage_steps": 5}
+    run = make_run("data", augment__mix_group=4, **fields)
     with jax.set_mesh(run.mesh):
         batch = next(batches(run, 1))
         step = run.step_at({"layer": 0, "stage": 5}[phase])

@@ -18,6 +18,8 @@ from evovit_jax.errors import UserError
 from evovit_jax.models import abstract_model
 from evovit_jax.reduction.tokens import group_sizes
 
+# The code of the document is for the published size.
+pytestmark = pytest.mark.slow
 DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "adding_a_method.md"
 TINY = {"image_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 4, "num_heads": 3}
 

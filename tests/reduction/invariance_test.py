@@ -15,7 +15,7 @@ from evovit_jax import reduction
 from evovit_jax.hardware import cpu
 
 SIZES = {"image_size": 32, "patch_size": 4, "embed_dim": 24, "depth": 4, "num_heads": 3}
-QUICK = {"ats-bfloat16", "evo-float32"}
+QUICK = {"ats-bfloat16"}
 CASES = [
     f"{name}-{dtype}" for name in reduction.list_reductions() for dtype in ("float32", "bfloat16")
 ]

@@ -44,7 +44,8 @@ def test_equals_merging_token_by_token(prefix, n, r):
     x, metric = (jax.random.normal(key, (2, n, 4)) for key in keys[:2])
     sizes = jnp.round(jax.random.uniform(keys[2], (2, n), minval=1, maxval=5))
     tokens = start_tokens(x, prefix=prefix, grid=(1, n - prefix)).replace(sizes=sizes)
-    merged = merge_by_size(tokens, bipartite(metric, r, prefix))
+    merge = jax.jit(lambda tokens, metric: merge_by_size(tokens, bipartite(metric, r, prefix)))
+    merged = merge(tokens, metric)
     for b in range(2):
         want, want_sizes, want_source = merged_by_hand(
             *(np.asarray(a[b], np.float64) for a in (x, metric, sizes)), r, prefix

@@ -61,7 +61,7 @@ VARIANTS = [
     "tome,keep_rate=0.5",
 ]
 # One of each kind in the quick run: each compiles a program of its own.
-QUICK = {"none", "evo", "evit", "tome", "ats", "sinkhorn", "prune_and_merge"}
+QUICK = {"none", "evo", "tome", "ats", "prune_and_merge"}
 IN_LEVIT = [
     method
     for method in METHODS
@@ -126,7 +126,7 @@ def test_the_source_map_accounts_for_every_token(spec):
         assert fewest < 17
 
 
-@pytest.mark.parametrize("spec", some_slow(METHODS, {"evo", "ats", "tome"}))
+@pytest.mark.parametrize("spec", some_slow(METHODS, {"evo", "tome"}))
 def test_runs_on_another_grid_and_depth_with_two_class_tokens(spec):
     """Three rows of five patches on weights for 4x4, five blocks, a distillation token."""
     model = vit(spec, distilled=True, depth=5)
@@ -140,9 +140,7 @@ def test_runs_on_another_grid_and_depth_with_two_class_tokens(spec):
     check_source_map(model, out, (3, 5))
 
 
-@pytest.mark.parametrize(
-    "spec", some_slow([*METHODS, "heuristic,masked=true"], {"evo", "tome", "topk"})
-)
+@pytest.mark.parametrize("spec", some_slow([*METHODS, "heuristic,masked=true"], {"evo", "tome"}))
 def test_exports_with_a_symbolic_batch(spec):
     model, expected, _ = passed(spec)
     (batch,) = export.symbolic_shape("b")

@@ -133,6 +133,7 @@ def test_a_step_adds_up_over_devices_as_it_is_told_to(summed, field, sent, fsdp)
     assert sorted(found) == sent
 
 
+@pytest.mark.slow
 def test_a_step_runs_here():
     """CPUs have no product of bfloat16 that gives float32 for every shape."""
     config = tiny_config("deit_s_evo.py", model__dtype="bfloat16")

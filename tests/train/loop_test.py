@@ -22,6 +22,11 @@ def one_device(monkeypatch):
     monkeypatch.setattr(loop, "build", lambda config: build(config, jax.devices()[:1]))
 
 
+def one_phase(**fields):
+    """A run whose program stays the same to its end."""
+    return tiny_config(layer_to_stage_steps=0, **fields)
+
+
 def steps(path):
     return sorted(int(p.name) for p in (path / checkpoints.FOLDER).glob("[0-9]*"))
 
@@ -34,7 +39,7 @@ def test_what_cannot_be_evaluated_is_not_trained(tmp_path):
 
 def test_an_evaluation_that_fails_keeps_what_was_trained(tmp_path, monkeypatch, capsys):
     fields = {"total_steps": 3, "checkpoint_steps": 3, "eval_steps": 2}
-    config = tiny_config(keep_checkpoints=1, keep_best=1, **fields)
+    config = one_phase(keep_checkpoints=1, keep_best=1, **fields)
 
     def fail(self, state):
         raise RuntimeError("out of memory")
@@ -57,15 +62,15 @@ def test_an_evaluation_that_fails_keeps_what_was_trained(tmp_path, monkeypatch, 
 
 
 def test_a_start_that_is_refused_leaves_the_run_as_it_was(tmp_path):
-    loop.train_and_evaluate(tiny_config(), tmp_path)
+    loop.train_and_evaluate(one_phase(), tmp_path)
     before = (tmp_path / config_file.FILE).read_text()
     with pytest.raises(UserError, match="another architecture"):
-        loop.train_and_evaluate(tiny_config(model__embed_dim=32), tmp_path)
+        loop.train_and_evaluate(one_phase(model__embed_dim=32), tmp_path)
     assert (tmp_path / config_file.FILE).read_text() == before
     assert json.loads(before)["model"]["embed_dim"] == 16
     other = tmp_path / "other"
     with pytest.raises(UserError, match="no such file"):
-        loop.train_and_evaluate(tiny_config(init_weights=str(tmp_path / "no.pth")), other)
+        loop.train_and_evaluate(one_phase(init_weights=str(tmp_path / "no.pth")), other)
     assert not (other / config_file.FILE).exists()
 
 
@@ -76,7 +81,7 @@ def test_an_average_of_little_else_than_the_start_is_said(tmp_path, capsys):
 
 
 def test_a_run_keeps_its_class_names(tmp_path, monkeypatch):
-    loop.train_and_evaluate(tiny_config(), tmp_path)
+    loop.train_and_evaluate(one_phase(), tmp_path)
     monkeypatch.setenv("EVOVIT_DATA_DIR", str(tmp_path / "nowhere"))
     assert class_names(10, weights=str(tmp_path)) == [str(digit) for digit in range(10)]
     assert not (tmp_path / "nowhere").exists()
@@ -162,12 +167,12 @@ def test_a_transfer_that_nobody_asked_for_is_an_error(tmp_path, monkeypatch):
             marks.append((name, step_num))
 
     monkeypatch.setattr(loop, "StepTraceAnnotation", Mark)
-    loop.train_and_evaluate(tiny_config(), tmp_path / "clean")
+    loop.train_and_evaluate(one_phase(), tmp_path / "clean")
     assert marks == [("train", 0), ("train", 1)]
     # Arithmetic on what is still on the host moves it without being told to.
     monkeypatch.setattr(loop.sharding, "put_batch", lambda _, batch: jax.tree.map(jnp.sin, batch))
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        loop.train_and_evaluate(tiny_config(), tmp_path / "left on the host")
+        loop.train_and_evaluate(one_phase(), tmp_path / "left on the host")
 
 
 def test_nothing_is_compiled_once_everything_has_happened(tmp_path, monkeypatch):
@@ -183,8 +188,8 @@ def test_nothing_is_compiled_once_everything_has_happened(tmp_path, monkeypatch)
     real = loop.Loop.take
     monkeypatch.setattr(loop.Loop, "take", take)
     jax.monitoring.register_event_duration_secs_listener(hear)
-    fields = {"total_steps": 12, "checkpoint_steps": 2, "eval_steps": 2, "layer_to_stage_steps": 0}
-    loop.train_and_evaluate(tiny_config(**fields), tmp_path)
+    fields = {"total_steps": 12, "checkpoint_steps": 2, "eval_steps": 2}
+    loop.train_and_evaluate(one_phase(**fields), tmp_path)
     # Before step 2 the run evaluates and saves for the first time.
     assert 0 < counts[0] < counts[2]
     assert {counts[step] for step in range(2, 12)} == {counts[2]}

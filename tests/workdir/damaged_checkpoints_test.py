@@ -81,7 +81,7 @@ def test_values_that_changed_on_disk_are_noticed(tmp_path, monkeypatch, capsys):
     [
         (OSError(5, "Input/output error"), True),
         pytest.param(MemoryError(), True, marks=SLOW),
-        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED"), True),
+        pytest.param(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED"), True, marks=SLOW),
         pytest.param(FileNotFoundError(2, "No such file"), False, marks=SLOW),
         (ValueError("DATA_LOSS: the chunk is too short"), False),
     ],
@@ -159,7 +159,7 @@ def test_metrics_of_older_versions_are_passed_over(tmp_path, content):
     [
         (lambda run: run["data"].update(next_index=7), "checksum of the record"),
         pytest.param(lambda run: run.update(data="x"), "checksum of the record", marks=SLOW),
-        (lambda run: run.update(checksums=[]), "has no checksums"),
+        pytest.param(lambda run: run.update(checksums=[]), "has no checksums", marks=SLOW),
         pytest.param(lambda run: run["shapes"].update(x=3), "has no shapes", marks=SLOW),
         pytest.param(lambda run: run.pop("data"), "is none", marks=SLOW),
         (None, "is none"),
