@@ -45,6 +45,7 @@ def draws(golden, image):
 
 
 @pytest.mark.parametrize("name", ["mean", "variance", "slope"])
+@pytest.mark.slow
 def test_moments(golden, draws, name):
     values = {
         "mean": lambda: draws.mean((1, 2)),

@@ -160,6 +160,7 @@ def test_rematerialisation_changes_memory_only():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=2e-3), grads, again[1])
 
 
+@pytest.mark.slow
 def test_drop_path_follows_the_key_in_training_only():
     model = tiny(drop_path_rate=0.5, freeze_norm=True, **SHALLOW)
     first, again, other = (
@@ -171,6 +172,7 @@ def test_drop_path_follows_the_key_in_training_only():
     np.testing.assert_array_equal(still, run(model, images(size=48))[0])
 
 
+@pytest.mark.slow
 def test_half_precision_keeps_parameters_statistics_and_logits_in_float32():
     model = tiny("evo_levit_128s", dtype="bfloat16")
     logits, out = run(model, images(), train=True)

@@ -196,7 +196,13 @@ def in_bfloat16(method, compute):
     return compute(passed)(images(2, 16, 16))
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "none"])
+@pytest.mark.parametrize(
+    "method",
+    some_slow(
+        [m for m in METHODS if m != "none"],
+        {"evo", "evit", "tome", "ats", "dynamicvit", "sit", "pitome", "cropr"},
+    ),
+)
 def test_scores_are_float32_when_it_computes_in_bfloat16(method):
     """Half precision changes no dtype that matters, and no shape; nothing needs compiling."""
     logits, out = in_bfloat16(method, lambda passed: functools.partial(jax.eval_shape, passed))

@@ -37,6 +37,7 @@ def test_what_cannot_be_evaluated_is_not_trained(tmp_path):
     assert not (tmp_path / config_file.FILE).exists()
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_fails_keeps_what_was_trained(tmp_path, monkeypatch, capsys):
     fields = {"total_steps": 3, "checkpoint_steps": 3, "eval_steps": 2}
     config = one_phase(keep_checkpoints=1, keep_best=1, **fields)
@@ -61,6 +62,7 @@ def test_an_evaluation_that_fails_keeps_what_was_trained(tmp_path, monkeypatch, 
     assert steps(tmp_path) == [2, 3]  # the best though it was saved before it was evaluated
 
 
+@pytest.mark.slow
 def test_a_start_that_is_refused_leaves_the_run_as_it_was(tmp_path):
     loop.train_and_evaluate(one_phase(), tmp_path)
     before = (tmp_path / config_file.FILE).read_text()

@@ -96,14 +96,7 @@ FAMILIES = [
     ("regnety_160", None, REGNET, "timm", "s2.b1.downsample.conv.weight"),
     ("regnety_160", None, REGNET, "pycls", "s2.b1.f.se.f_ex.2.bias"),
     ("convit_tiny", None, CONVIT, "timm", "blocks.0.attn.gating_param"),
-    pytest.param(
-        "crossvit_9_240",
-        None,
-        CROSSVIT,
-        "timm",
-        "blocks.0.fusion.1.attn.wk.weight",
-        marks=pytest.mark.slow,
-    ),
+    ("crossvit_9_240", None, CROSSVIT, "timm", "blocks.0.fusion.1.attn.wk.weight"),
     ("crossvit_9_dagger_240", None, CROSSVIT, "crossvit", "patch_embed.1.proj.4.weight"),
     (
         "tokenlearner_vit_small_patch16_224",
@@ -155,14 +148,15 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
-# In the quick run the backbones that have one kind of names, and of the others one of two.
-SIBLINGS = {"levit", "crossvit", "transformers", "pycls", "deit3", "swin", "pvt", "google"}
+# Not in the quick run: the second kind of names of a backbone, and what has two of everything.
+SIBLINGS = {"levit", "transformers", "pycls", "deit3", "swin", "pvt", "google"}
+SIBLINGS |= {"crossvit_9_240", "crossvit"}
 
 
 @pytest.mark.parametrize(
     ("name", "reduction", "sizes", "family", "tensor"),
     [
-        pytest.param(*case, marks=[pytest.mark.slow] if case[3] in SIBLINGS else [])
+        pytest.param(*case, marks=[pytest.mark.slow] * bool(SIBLINGS & {case[0], case[3]}))
         for case in FAMILIES
     ],
 )

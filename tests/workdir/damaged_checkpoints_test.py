@@ -189,6 +189,7 @@ def test_a_record_of_an_older_version_has_no_checksum(tmp_path):
     assert Checkpointer(tmp_path).restore(like(make_state()))[1] == {"next_index": 1}
 
 
+@pytest.mark.slow
 def test_a_renamed_step_is_passed_over_and_later_ones_are_saved(tmp_path, capsys):
     save(tmp_path, 1, 2).close()
     folder = tmp_path / checkpoints.FOLDER
