@@ -111,6 +111,7 @@ def test_the_last_line_is_the_result(undisturbed):
     assert steps == [5, 10, 14]
 
 
+@pytest.mark.slow
 def test_a_complete_run_says_so_and_evaluates_again(undisturbed):
     workdir, out = undisturbed
     before = (workdir / metrics.FILE).read_text()
@@ -186,6 +187,7 @@ def test_a_work_directory_that_cannot_be_written(tmp_path):
     assert "cannot be written" in found
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_network(undisturbed):
     found = refused(undisturbed[0], **TRAINING | {"model.embed_dim": 32})
     assert "another architecture" in found

@@ -44,6 +44,7 @@ VARIANTS_OF_A_FILE = {
     *("tokenreduction_evit", "tokenreduction_tome", "tokenreduction_topk", "tokenreduction_sit"),
     *("tokenreduction_patchmerger", "tokenreduction_heuristic", "evit_drop", "etps"),
     *("dynamicvit_lvvit", "dinov2_giant", "dinov3_plus_qkvb", "dynamic_convnext"),
+    *("crossvit", "cvt", "volo", "convit", "lookupvit"),
 }
 TOLERANCE = 1e-4
 
@@ -171,6 +172,21 @@ def network(
     file: pathlib.Path, reducer: dict[str, Any], variant: Mapping[str, str] | None = None
 ) -> nnx.Module:
     """The network of a file, its tensors loaded; `variant` is what an output changes of it."""
+    model = nnx.eval_shape(lambda: made(file, reducer, variant))
+    tensors = {name[6:]: value for name, value in load(file).items() if name.startswith("param/")}
+    fields = model.reducer.fields if hasattr(model, "reducer") else None
+    # A dense network lies in the file of a reduced one, beside what the reduction learned.
+    spare = r"(score_predictor|.*\bgumbel)\..*" if reducer["name"] == "none" else False
+    from_torch(model, tensors, allow_missing=spare)
+    if fields is not None:  # what the file says counts, not what its tensors suggest
+        model.reducer.fields = fields
+    return model
+
+
+def made(
+    file: pathlib.Path, reducer: dict[str, Any], variant: Mapping[str, str] | None
+) -> nnx.Module:
+    """The network of a file as its sizes say."""
     meta = meta_of(file)
     sizes, dense = dict(meta["model"]), reducer["name"] == "none"
     if "name" in sizes:
@@ -182,13 +198,6 @@ def network(
         assert meta["family"] in FAMILIES, f"{file}: unknown family {meta['family']!r}"
         model = FAMILIES[meta["family"]](sizes, reducer)
         assert not sizes, f"{file}: sizes that nobody reads: {sorted(sizes)}"
-    tensors = {name[6:]: value for name, value in load(file).items() if name.startswith("param/")}
-    fields = model.reducer.fields if hasattr(model, "reducer") else None
-    # A dense network lies in the file of a reduced one, beside what the reduction learned.
-    spare = r"(score_predictor|.*\bgumbel)\..*" if dense else False
-    from_torch(model, tensors, allow_missing=spare)
-    if fields is not None:  # what the file says counts, not what its tensors suggest
-        model.reducer.fields = fields
     return model
 
 

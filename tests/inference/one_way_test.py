@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import tiny_config
+from tiny import some_slow, tiny_config
 
 from evovit_jax.inference import evaluation, prediction, scoring, visualization
 from evovit_jax.inference.ready_model import ReadyModel
@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module", params=["vit", "levit"])
+@pytest.fixture(scope="module", params=some_slow(["vit", "levit"], {"vit"}))
 def run(request, folder):
     """A training of the photographs."""
     recipe = {"vit": ("digits_evo.py", {}), "levit": ("levit_digits.py", LEVIT)}[request.param]

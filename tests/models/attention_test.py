@@ -188,6 +188,7 @@ def test_tpus_neither_sort_nor_index(reduction):
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["inference", "training"])
+@pytest.mark.slow
 def test_levit_is_lowered_for_a_gpu(hopper, train):
     assert CALL not in lowered("levit_128s", "none", train=train)
 

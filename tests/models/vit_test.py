@@ -94,6 +94,7 @@ def test_drop_path_changes_training_only_and_follows_the_key():
 
 
 @pytest.mark.parametrize("remat", some_slow(["full", "dots"], {"full"}))
+@pytest.mark.slow
 def test_remat_changes_no_gradient(remat):
     def gradient(remat):
         model = tiny("evo_deit_tiny_patch16_224", remat=remat)

@@ -90,7 +90,8 @@ def collectives(text):
     return found
 
 
-@pytest.mark.parametrize("phase", some_slow(["layer", "stage"], {"stage"}))
+@pytest.mark.parametrize("phase", ["layer", "stage"])
+@pytest.mark.slow
 def test_data_parallel_evo_gathers_no_activations(phase):
     # Groups that share a draw and micro-batches may not bring communication either.
     fields = {"batch_size": 64, "accumulate": 2, "layer_to_stage_steps": 5}

@@ -55,6 +55,7 @@ def check_formula(found, shapes, fsdp):
 
 
 @pytest.mark.parametrize("fsdp", some_slow([1, 4], {4}))
+@pytest.mark.slow
 def test_the_state_is_what_the_formula_says(fsdp):
     config = tiny_config(mesh__fsdp=fsdp, ema__decay=0.99)
     made = memory.make(config, jax.devices())

@@ -35,6 +35,7 @@ def test_tokens_of_the_lowest_products_leave_one_more_after_the_first_block():
     assert method.after_block(1, after).x.shape == (2, 4, 6)
 
 
+@pytest.mark.slow
 def test_fusion_brings_every_token_back():
     method = reducer(r=2, last_layer_fusion=True)
     x = jax.random.normal(jax.random.key(1), (2, 9, 6))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny import run_model, some_slow
+from tiny import run_model
 
 import evovit_jax
 from evovit_jax.reduction.base import Backbone
@@ -73,8 +73,9 @@ def test_taking_tokens_out_equals_masking_them(contiguous):
 NAMES = ["evo_deit_tiny_patch16_224", "lvvit_s"]
 
 
-@pytest.mark.parametrize("masked", some_slow([False, True], {False}))
-@pytest.mark.parametrize("name", some_slow(NAMES, NAMES[:1]))
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_the_innermost_patches_always_stay(name, masked):
     fields = {"contiguous": True, "locations": (1, 3), "min_radius": 0.1, "masked": masked}
     model = evovit_jax.create_model(

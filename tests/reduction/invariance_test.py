@@ -8,14 +8,12 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from tiny import some_slow
 
 import evovit_jax
 from evovit_jax import reduction
 from evovit_jax.hardware import cpu
 
 SIZES = {"image_size": 32, "patch_size": 4, "embed_dim": 24, "depth": 4, "num_heads": 3}
-QUICK = {"ats-bfloat16"}
 CASES = [
     f"{name}-{dtype}" for name in reduction.list_reductions() for dtype in ("float32", "bfloat16")
 ]
@@ -33,7 +31,8 @@ def tokens_of(model, images, mesh=None):
     return jax.device_get(run(images))
 
 
-@pytest.mark.parametrize("case", some_slow(CASES, QUICK))
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_an_image_keeps_its_tokens_in_any_company(case):
     spec, dtype = case.split("-")
     model = evovit_jax.create_model(

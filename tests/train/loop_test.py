@@ -82,6 +82,7 @@ def test_an_average_of_little_else_than_the_start_is_said(tmp_path, capsys):
     assert "will still hold 100% of the first values" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_class_names(tmp_path, monkeypatch):
     loop.train_and_evaluate(one_phase(), tmp_path)
     monkeypatch.setenv("EVOVIT_DATA_DIR", str(tmp_path / "nowhere"))
@@ -89,6 +90,7 @@ def test_a_run_keeps_its_class_names(tmp_path, monkeypatch):
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.slow
 def test_a_teacher_of_other_classes_is_refused(tmp_path):
     small = {"embed_dim": 16, "depth": 3, "num_heads": 2, "image_size": 8, "patch_size": 2}
     path = str(tmp_path / "dense.pth")

@@ -72,6 +72,7 @@ def test_a_step_learns_and_counts():
     assert set(mean) == {"loss", "loss_cls", "accuracy", "grad_norm"}
 
 
+@pytest.mark.slow
 def test_the_average_follows():
     run = make_run()
     with jax.set_mesh(run.mesh):

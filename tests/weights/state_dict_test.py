@@ -111,9 +111,7 @@ FAMILIES = [
 
 
 def make(name, reduction, sizes, seed=0, **others):
-    return evovit_jax.create_model(
-        name, reduction, **{"num_classes": 5, **sizes, **others}, seed=seed
-    )
+    return filled(name, reduction, seed=seed, **{"num_classes": 5, **sizes, **others})
 
 
 def randomised(tensors, seed=0):
@@ -185,7 +183,7 @@ def test_official_tensors_round_trip(file):
     }[file]
     known = {field.name for field in model_fields(name)}
     sizes = {key: value for key, value in meta["model"].items() if key in known}
-    model = evovit_jax.create_model(name, reduction, **sizes)
+    model = filled(name, reduction, **sizes)
     from_torch(model, tensors)
     assert_same(to_torch(model), tensors)
 
