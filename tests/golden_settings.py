@@ -221,7 +221,7 @@ def reducer_of(meta: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, 
     if dense or output.get("mode") == "eval, unpruned":
         return {"name": "none"}
     given = dict(meta["reduction"])
-    if meta["method"] == "tokenlearner":  # each output is of a network of its own
+    if meta["method"] in ("ltmp", "tokenlearner"):  # each output is of a network of its own
         given |= output.get("reduction", {})
     fields = reducer_fields(given, meta)
     if (meta["family"], meta["method"]) == ("tokenreduction", "evit"):

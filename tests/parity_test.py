@@ -177,6 +177,8 @@ def network(
     fields = model.reducer.fields if hasattr(model, "reducer") else None
     # A dense network lies in the file of a reduced one, beside what the reduction learned.
     spare = r"(score_predictor|.*\bgumbel)\..*" if reducer["name"] == "none" else False
+    if hasattr(family := described(meta_of(file)["family"]), "spare"):
+        spare = family.spare(reducer)
     from_torch(model, tensors, allow_missing=spare)
     if fields is not None:  # what the file says counts, not what its tensors suggest
         model.reducer.fields = fields

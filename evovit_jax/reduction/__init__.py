@@ -29,6 +29,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "heuristic": ("heuristic", "Heuristic"),
     "ia_red2": ("ia_red2", "IARED2"),
     "kmedoids": ("kmedoids", "KMedoids"),
+    "ltmp": ("ltmp", "LTMP"),
     "mctf": ("mctf", "MCTF"),
     "patch_slimming": ("patch_slimming", "PatchSlimming"),
     "patchmerger": ("patch_merger", "PatchMerger"),

@@ -26,6 +26,7 @@ LEARNED = {
     "dtps",
     "dynamicvit",
     "ia_red2",
+    "ltmp",
     "patchmerger",
     "prune_and_merge",
     "sinkhorn",
@@ -33,6 +34,8 @@ LEARNED = {
     "svite",
     "tokenlearner",
 }
+# What begins to learn in the first step, where a method's defaults reduce nothing yet.
+SETTINGS = {"ltmp": ",merge_threshold=0.2"}
 
 
 @pytest.mark.slow
@@ -44,7 +47,8 @@ def test_every_method_that_learns_is_here():
 def test_every_parameter_learns(method):
     # A head on the mean of the patches: a class token does not see what the last block merges.
     name = "evo_deit_tiny_patch16_224"
-    model = evovit_jax.create_model(name, method, **TINY, num_classes=5, seed=3)
+    spec = method + SETTINGS.get(method, "")
+    model = evovit_jax.create_model(name, spec, **TINY, num_classes=5, seed=3)
     images = jax.random.normal(jax.random.key(0), (3, 16, 16, 3))
 
     def loss(model):

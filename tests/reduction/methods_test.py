@@ -50,6 +50,9 @@ VARIANTS = [
     "gtp,graph=mean,proportional_attention=false",
     "gtp,graph=spatial,score=class,attention_kept=0.6",
     "ia_red2,masked=true",
+    "ltmp,merge_threshold=0.3,prune_threshold=0.0588",
+    "ltmp,order=prune_merge,merge_threshold=0.3,prune_threshold=0.0588",
+    "ltmp,order=prune,prune_threshold=0.0588",
     "mctf,r=3,ahead=after,bidirectional=false,pooling=size",
     "mctf,r=0.3,ahead=precise",
     "patch_slimming,kept=16:9:4:4",
@@ -117,9 +120,9 @@ def test_the_source_map_accounts_for_every_token(spec):
     check_source_map(model, out, (4, 4))
     fewest = min(count.attention for count in token_counts.count(model.reducer, (4, 4)))
     valid = (np.asarray(out.token_maps[-2]) >= 0).sum(axis=1)
-    if spec in ("none", "avit"):
+    if spec in ("none", "avit", "ltmp"):
         assert fewest == 17
-    elif "masked" in spec or "avit" in spec:
+    elif "masked" in spec or spec.startswith(("avit", "ltmp")):
         assert fewest == 17
         assert (valid < 17).all()
     else:

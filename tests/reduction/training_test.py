@@ -10,7 +10,11 @@ from evovit_jax.parallel import sharding
 from evovit_jax.train.program import build
 
 STEPS = 20
-EXTRA_LOSSES = {"dynamicvit": {"loss_ratio"}, "avit": {"loss_ponder", "loss_prior"}}
+EXTRA_LOSSES = {
+    "dynamicvit": {"loss_ratio"},
+    "avit": {"loss_ponder", "loss_prior"},
+    "ltmp": {"loss_budget"},
+}
 
 
 def trained(method):
