@@ -50,7 +50,7 @@ VARIANTS = [
     "gtp,graph=mean,proportional_attention=false",
     "gtp,graph=spatial,score=class,attention_kept=0.6",
     "ia_red2,masked=true",
-    "ltmp,merge_threshold=0.3,prune_threshold=0.0588",
+    "ltmp,merge_threshold=0.3,prune_threshold=0.05885",
     "ltmp,order=prune_merge,merge_threshold=0.3,prune_threshold=0.0588",
     "ltmp,order=prune,prune_threshold=0.0588",
     "mctf,r=3,ahead=after,bidirectional=false,pooling=size",
