@@ -59,6 +59,19 @@ def key_mask(mask: Bool[Array, "b n"]) -> Float[Array, "b 1 1 n"]:
     return jnp.where(mask, 0.0, -jnp.inf)[:, None, None]
 
 
+def softmax_among(
+    logits: Float[Array, "b h q n"], allowed: Float[Array, "b 1 #q n"], eps: float
+) -> Float[Array, "b h q n"]:
+    """The softmax over the keys that are `allowed`, 1 or 0, in training: both have gradients.
+
+    `(e * allowed + eps / n) / (sum(e * allowed) + eps)` with `e = exp(logit - max)`, the largest of
+    all keys (Rao et al., 2021, equation 11).
+    """
+    largest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    weights = jnp.exp(logits - largest) * allowed
+    return (weights + eps / logits.shape[-1]) / (weights.sum(axis=-1, keepdims=True) + eps)
+
+
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["class_row", "weights", "keys", "values", "inputs", "raw_keys"],

@@ -33,11 +33,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from evovit_jax.reduction.at_locations import Located, LocatedFields
-from evovit_jax.reduction.base import (
-    NOTHING_ASKED,
-    AttentionRequest,
-    Backbone,
-)
+from evovit_jax.reduction.attention_request import softmax_among
+from evovit_jax.reduction.base import NOTHING_ASKED, AttentionRequest, Backbone
 from evovit_jax.reduction.card import NEEDED, Card
 from evovit_jax.reduction.tokens import TokenSet, keep, mask_out, top_k
 
@@ -238,10 +235,6 @@ def masked_softmax(
     logits: Float[Array, "b h n n"], policy: Float[Array, "b n"]
 ) -> Float[Array, "b h n n"]:
     """Softmax over the keys that `policy` keeps, and each token over itself (equation 11)."""
-    n = logits.shape[-1]
-    own = jnp.eye(n)[None, None]
+    own = jnp.eye(logits.shape[-1])[None, None]
     allowed = policy[:, None, None, :]
-    allowed = allowed + (1 - allowed) * own
-    largest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-    weights = jnp.exp(logits - largest) * allowed
-    return (weights + EPS / n) / (weights.sum(axis=-1, keepdims=True) + EPS)
+    return softmax_among(logits, allowed + (1 - allowed) * own, EPS)

@@ -16,15 +16,16 @@ faster: nothing attends to them, and they go into nothing. This equals the autho
 one image, is another function of the same weights: its pairs are made of what is left, and its
 means are not taken over queries that are masked.
 
-Training: a mask is 1 or 0, with the gradient of `sigmoid((score - threshold) / tau)`. Attention is
-`(e * m + eps / n) / (sum(e * m) + eps)` with `e = exp(logit - max)`, m the key's mask, eps 1e-5.
-The loss `budget` is `(share - target)**2`, the share being that of the network's multiply-adds that
-would be left if masked tokens were, by the shares m of tokens that count, the means over a batch:
+Training: a mask is 1 or 0, with the gradient of `sigmoid((score - threshold) / tau)`; attention
+looks at masks as DynamicViT's does, eps 1e-5. The loss `budget` is `(share - target)**2`. The share
+is that of the network's multiply-adds which would be left if masked tokens were not there, by the
+shares m of tokens that count, means over a batch:
 
     mean over blocks i of (2 m_i n d^2 + m_i^2 n^2 d + 4 m_(i+1) n d^2) / (6 n d^2 + n^2 d)
 
 The authors clip thresholds to [0, 1] after every step. Here they are clipped where they are used,
-and the gradient passes. They train nothing else, for one epoch, weight of `budget` 10.
+and the gradient passes. Under "prune_merge" the authors' pruning has a tau of 0.5 whatever is asked
+for, here it has `tau`. They train nothing else, for one epoch, weight of `budget` 10.
 """
 
 import dataclasses
@@ -38,7 +39,7 @@ from jaxtyping import Array, Float, Int
 
 from evovit_jax.errors import UserError
 from evovit_jax.reduction import base
-from evovit_jax.reduction.attention_request import key_mask
+from evovit_jax.reduction.attention_request import key_mask, softmax_among
 from evovit_jax.reduction.base import AttentionRequest, AttentionView, Backbone, Reducer
 from evovit_jax.reduction.card import NEEDED, Card
 from evovit_jax.reduction.matching import alternate, best_edges, products, sizes_of
@@ -110,7 +111,7 @@ class LTMP(Reducer):
     card = Card(
         title="LTMP",
         paper="2307.10780",
-        summary="merges and prunes by a learned threshold each a block; masked, so nothing gets "
+        summary="merges and prunes by thresholds that each block learns; masked, so nothing gets "
         "faster",
         training=NEEDED,
         score="similar keys, attention received",
@@ -143,7 +144,8 @@ class LTMP(Reducer):
         needs = frozenset(looks_at[step] for step in self.fields.steps)
         bias = None if tokens.sizes is None else jnp.log(tokens.sizes)[:, None, None]
         if tokens.train:
-            normalise = functools.partial(masked_softmax, counts=tokens.aside["counts"])
+            allowed = tokens.aside["counts"][:, None, None]
+            normalise = functools.partial(softmax_among, allowed=allowed, eps=EPS)
             return AttentionRequest(needs=needs, bias=bias, normalise=normalise)
         if block:
             bias = key_mask(tokens.aside["counts"] > 0) + (0.0 if bias is None else bias)
@@ -246,15 +248,6 @@ def evens_first(x: Array, odds: Array | None, prefix: int) -> Array:
     """
     even, odd = alternate(prefix)
     return jnp.concatenate([x[:, :prefix], x[:, even], x[:, odd] if odds is None else odds], axis=1)
-
-
-def masked_softmax(
-    logits: Float[Array, "b h q n"], counts: Float[Array, "b n"]
-) -> Float[Array, "b h q n"]:
-    """The softmax over the keys that count, in training."""
-    largest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-    weights = jnp.exp(logits - largest) * counts[:, None, None]
-    return (weights + EPS / logits.shape[-1]) / (weights.sum(axis=-1, keepdims=True) + EPS)
 
 
 def multiply_adds(shares: list[Array] | tuple[Array, ...], n: int, dim: int) -> Array:
