@@ -126,6 +126,8 @@ def trained(given: dict[str, str], folder) -> str | None:
     return None
 
 
+# Threads of a run that has just ended may draw from `random` while the next flags are drawn.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @pytest.mark.slow
 @settings(SAME, max_examples=60)
 @given(overrides(most=2))
