@@ -21,7 +21,9 @@ def per_device(function: Callable[..., Any], *arrays: Any) -> Any:
     mesh = jax.sharding.get_abstract_mesh()
     free = set(mesh.axis_names) - set(mesh.manual_axes)
     axes = tuple(axis for axis in BATCH_AXES if axis in free)
-    if not axes or mesh.size == 1:
+    # XLA takes what is empty for a constant, and refuses a device's part of constants alone.
+    empty = any(x.size == 0 for x in jax.tree.leaves(arrays))
+    if not axes or mesh.size == 1 or empty:
         return function(*arrays)
     spec = PartitionSpec(axes)
     return jax.shard_map(function, in_specs=spec, out_specs=spec)(*arrays)

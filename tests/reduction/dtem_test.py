@@ -3,7 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from tiny import filled, gradients, tiny_config
 
+from evovit_jax.parallel import sharding
 from evovit_jax.reduction import dtem
 from evovit_jax.reduction.matching import bipartite, merge_by_size
 from evovit_jax.reduction.tokens import start_tokens
@@ -29,3 +32,15 @@ def test_clear_cut_embeddings_merge_as_in_inference(monkeypatch):
     np.testing.assert_allclose(soft.x, hard.x, atol=1e-4)
     np.testing.assert_allclose(soft.sizes, hard.sizes, atol=1e-4)
     np.testing.assert_array_equal(soft.source, hard.source)
+
+
+@pytest.mark.slow
+def test_a_mesh_trains_where_every_second_token_leaves():
+    small = {"image_size": 8, "patch_size": 2, "embed_dim": 12, "depth": 2, "num_heads": 3}
+    model = filled("deit_tiny_patch16_224", "dtem,r=8", **small, num_classes=5)
+    config = tiny_config(mesh__data=8)
+    mesh = sharding.make_mesh(config, jax.devices())
+    images = jax.device_put(jnp.ones((8, 8, 8, 3)), sharding.batch_sharding(mesh))
+    with jax.set_mesh(mesh):
+        loss, _ = gradients(model, images)
+    assert bool(jnp.isfinite(loss))
