@@ -99,6 +99,7 @@ def check_same(undisturbed, workdir):
     assert metric_lines(undisturbed[0]) == metric_lines(workdir)
 
 
+@pytest.mark.slow
 def test_the_last_line_is_the_result(undisturbed):
     workdir, out = undisturbed
     found = json.loads(out[-1])

@@ -44,7 +44,7 @@ VARIANTS_OF_A_FILE = {
     *("tokenreduction_evit", "tokenreduction_tome", "tokenreduction_topk", "tokenreduction_sit"),
     *("tokenreduction_patchmerger", "tokenreduction_heuristic", "evit_drop", "etps"),
     *("dynamicvit_lvvit", "dinov2_giant", "dinov3_plus_qkvb", "dynamic_convnext"),
-    *("crossvit", "cvt", "volo", "convit", "lookupvit"),
+    *("crossvit", "cvt", "volo", "convit", "lookupvit", "swin", "tokenreduction_sinkhorn"),
 }
 TOLERANCE = 1e-4
 

@@ -47,6 +47,7 @@ PYRAMID = {"depth": (1, 1, 1), "embed_dim": (16, 16, 16), "num_heads": (2, 2, 2)
     ],
     ids=["deit", "evo", "levit", "pvt", "pit", "cvt", "swin"],
 )
+@pytest.mark.slow
 def test_a_training_step_trains(name, reduction, fields):
     model = abstract_model(name, reduction, **fields)
     config = own_models.training_config(model, name, reduction, batch_size=2)

@@ -18,7 +18,7 @@ def make(seed=0):
 
 def test_names_are_paths():
     params, stats = Skeleton.variables(make())
-    assert params["blocks/2/attn/qkv/kernel"].shape == (16, 48)
+    assert params["blocks/1/attn/qkv/kernel"].shape == (16, 48)
     assert {"cls_token", "pos_embed", "head/kernel", "head_cls/bias"} <= set(params)
     assert stats == {}
 

@@ -208,6 +208,7 @@ def test_killed_where_evaluation_and_checkpoint_coincide_they_go_on(tmp_path):
     assert metric_lines(workdir) == metric_lines(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_process_that_never_comes_ends_the_other_in_one_line(tmp_path):
     processes = Processes(tmp_path / "logs", tmp_path / "run", 2, 1, missing=1)
     assert processes.finish(120) == [OTHER_DIED], processes.output()

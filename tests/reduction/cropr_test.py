@@ -60,6 +60,7 @@ def test_queries_attend_to_the_tokens_of_each_head():
     np.testing.assert_allclose(attend(x)[0, 0], want, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_has_logits_of_each_classifier_and_inference_none():
     method = reducer(r=2)
     x = jax.random.normal(jax.random.key(3), (2, 9, 6))

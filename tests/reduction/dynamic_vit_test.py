@@ -46,6 +46,7 @@ def test_masked_softmax_is_the_softmax_of_what_is_kept():
         assert float(weights[0, :, i, others].max()) < 1e-5
 
 
+@pytest.mark.slow
 def test_masked_and_gathered_passes_agree_where_they_keep_the_same_tokens():
     model, image = loud(tiny()), images(1)
     masked, out = run_model(model, image, train=True)
