@@ -61,8 +61,18 @@ class Threads(Workers):
     """Threads of this process that share one maker and write into the batch."""
 
     def __init__(self, make: Maker, count: int):
-        self._make = make
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="evovit-data")
+        self._make, self._own = make, (own := set[int]())
+        self._pool = ThreadPoolExecutor(
+            count, "evovit-data", initializer=lambda: own.add(threading.get_ident())
+        )
+
+    def close(self) -> None:
+        """Ends the threads and waits for it, but in one of them, which cannot wait for itself.
+
+        That is where an iterator that nobody closed may be collected.
+        """
+        elsewhere = threading.get_ident() not in self._own
+        self._pool.shutdown(wait=elsewhere, cancel_futures=True)
 
     def _fill(self, parts: list[Rows], *chunks: list[np.ndarray]) -> Iterator[Rows]:
         def fill(rows: Rows, *columns: np.ndarray) -> Rows:

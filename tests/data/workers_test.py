@@ -57,6 +57,16 @@ def test_threads_fill_the_first_rows_of_a_batch():
     assert workers.Threads(numbered, 3).fill(batch, np.arange(0)) == []
 
 
+def test_threads_are_closed_from_one_of_them():
+    def make(made, indices):
+        threads.close()
+        numbered(made, indices)
+
+    threads, batch = workers.Threads(make, 2), batch_rows.empty_rows(2, 2)
+    assert threads.fill(batch, np.arange(2)) == [(1, "odd")]
+    threads.close()
+
+
 @pytest.mark.slow
 def test_a_worker_ends_when_its_parent_is_killed():
     parent = subprocess.Popen(
