@@ -43,6 +43,7 @@ from evovit_jax.reduction.attention_request import key_mask, softmax_among
 from evovit_jax.reduction.base import AttentionRequest, AttentionView, Backbone, Reducer
 from evovit_jax.reduction.card import NEEDED, Card
 from evovit_jax.reduction.matching import alternate, best_edges, products, sizes_of
+from evovit_jax.reduction.merging import log_sizes, mean_keys
 from evovit_jax.reduction.tokens import TokenSet, follow, group_sum, mask_out
 
 EPS = 1e-5
@@ -142,7 +143,7 @@ class LTMP(Reducer):
         """What the steps look at; attention in proportion to sizes, to the tokens that count."""
         looks_at = {"merge": "keys", "prune": "weights"}
         needs = frozenset(looks_at[step] for step in self.fields.steps)
-        bias = None if tokens.sizes is None else jnp.log(tokens.sizes)[:, None, None]
+        bias = log_sizes(tokens)
         if tokens.train:
             allowed = tokens.aside["counts"][:, None, None]
             normalise = functools.partial(softmax_among, allowed=allowed, eps=EPS)
@@ -183,7 +184,7 @@ class LTMP(Reducer):
         if tokens.x[:, even].shape[1] == 0 or tokens.x[:, odd].shape[1] == 0:
             return tokens, received
         counts, sizes = tokens.aside["counts"], sizes_of(tokens)
-        keys = unit(attention.keys.astype(jnp.float32).mean(axis=1))
+        keys = unit(mean_keys(attention))
         keys = keys * jax.lax.stop_gradient(counts)[..., None]
         edges = best_edges(products(keys[:, even], keys[:, odd]))
         above = self.merge_masker[block](edges.score, self.fields.tau)

@@ -19,35 +19,33 @@ def test_models_without_a_reduction_have_their_own():
     ]
 
 
-SLOW = pytest.mark.slow
-SMALL = {"depth": 2, "embed_dim": 24, "num_heads": 2}
-PYRAMID = {"depth": (1, 1, 1), "embed_dim": (16, 16, 16), "num_heads": (2, 2, 2)}
+SMALL = {"depth": 2, "embed_dim": 24, "num_heads": 2, "image_size": 32}
+PYRAMID = {
+    "depth": (1, 1, 1),
+    "embed_dim": (16, 16, 16),
+    "num_heads": (2, 2, 2),
+    "image_size": 64,
+}
 
 
+def smoke(name):
+    return model_entry(name).model.smoke
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reduction", "fields"),
     [
-        ("deit_tiny_patch16_224", "none", SMALL | {"image_size": 32}),
-        pytest.param(
-            "evo_deit_tiny_patch16_224",
-            "evo,first_block=1",
-            SMALL | {"image_size": 32},
-            marks=SLOW,
-        ),
-        pytest.param("levit_128s", "none", PYRAMID | {"image_size": 64}, marks=SLOW),
-        pytest.param("pvt_v2_b0", "none", model_entry("pvt_v2_b0").model.smoke, marks=SLOW),
-        pytest.param("pit_ti_224", "evo", model_entry("pit_ti_224").model.smoke, marks=SLOW),
-        pytest.param("cvt_13", "none", model_entry("cvt_13").model.smoke, marks=SLOW),
-        pytest.param(
-            "swin_tiny_patch4_window7_224",
-            "none",
-            model_entry("swin_tiny_patch4_window7_224").model.smoke,
-            marks=SLOW,
-        ),
+        ("deit_tiny_patch16_224", "none", SMALL),
+        ("evo_deit_tiny_patch16_224", "evo,first_block=1", SMALL),
+        ("levit_128s", "none", PYRAMID),
+        ("pvt_v2_b0", "none", smoke("pvt_v2_b0")),
+        ("pit_ti_224", "evo", smoke("pit_ti_224")),
+        ("cvt_13", "none", smoke("cvt_13")),
+        ("swin_tiny_patch4_window7_224", "none", smoke("swin_tiny_patch4_window7_224")),
     ],
     ids=["deit", "evo", "levit", "pvt", "pit", "cvt", "swin"],
 )
-@pytest.mark.slow
 def test_a_training_step_trains(name, reduction, fields):
     model = abstract_model(name, reduction, **fields)
     config = own_models.training_config(model, name, reduction, batch_size=2)
