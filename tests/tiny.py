@@ -39,18 +39,30 @@ def run_model(model: nnx.Module, images: Any, **settings: Any) -> Any:
     return nnx.jit(lambda model, images: model(images, **settings))(model, images)
 
 
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    """Normal values of a shape, in NumPy: no program is compiled to draw, slice or add them."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+_abstract: dict[str, Any] = {}  # what a network was split into, by all that it was made from
+
+
 def filled(name: str, reduction: Any = None, *, seed: int = 0, **fields: Any) -> nnx.Module:
     """A model with random values of usual size, for which no program was compiled."""
-    graphdef, shapes = nnx.split(abstract_model(name, reduction, **fields))
+    key = repr((name, reduction, fields))
+    if key not in _abstract:
+        _abstract[key] = nnx.split(abstract_model(name, reduction, **fields))
+    graphdef, shapes = _abstract[key]
 
-    def drawn(path: tuple, shape: jax.ShapeDtypeStruct) -> jax.Array:
+    def drawn(path: tuple, shape: jax.ShapeDtypeStruct) -> np.ndarray:
         name = jax.tree_util.keystr(path)  # the same values whatever else there is
         rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
         value = rng.normal(scale=0.3, size=shape.shape)
         at_least = 0.5 if "'var'" in name else -np.inf
-        return jnp.asarray(np.maximum(value, at_least).astype(shape.dtype))
+        return np.maximum(value, at_least).astype(shape.dtype)
 
-    return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(drawn, shapes))
+    values = jax.tree_util.tree_map_with_path(drawn, shapes)
+    return nnx.merge(graphdef, jax.device_put(values))
 
 
 def gradients(model: nnx.Module, images: jax.Array, **settings: Any) -> tuple[Any, dict[str, Any]]:
