@@ -41,9 +41,13 @@ jax.config.update("jax_traceback_in_locations_limit", 0)
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
+gc.disable()  # nothing of what is imported is garbage
+
+
 def pytest_collection_finish():
     """What was imported stays to the end: the garbage collector need not look at it again."""
     gc.freeze()
+    gc.enable()
 
 
 def pytest_addoption(parser):

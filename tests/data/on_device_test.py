@@ -1,5 +1,7 @@
 """Mixing on the device: definitions, distributions, and no word between devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +12,18 @@ from jax.sharding import PartitionSpec as P
 from evovit_jax.data import on_device
 
 
+def compiled(function, **settings):
+    return lambda *args: jax.device_get(jax.jit(functools.partial(function, **settings))(*args))
+
+
+partner = compiled(on_device.partner)
+
+
 @pytest.fixture
 def batch():
     rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.normal(size=(16, 12, 10, 3)), jnp.float32)
-    targets = jax.nn.one_hot(jnp.asarray(rng.integers(0, 7, 16)), 7)
-    return images, targets
+    images = rng.normal(size=(16, 12, 10, 3)).astype(np.float32)
+    return images, np.eye(7, dtype=np.float32)[rng.integers(0, 7, 16)]
 
 
 def test_normalize():
@@ -29,41 +37,37 @@ def test_normalize():
 
 @pytest.mark.parametrize("rows", [4, 5])
 def test_partner_swaps_neighbours(rows):
-    got = on_device.partner(jnp.arange(rows, dtype=jnp.float32))
+    got = partner(np.arange(rows, dtype=np.float32))
     assert got.tolist() == [1, 0, 3, 2, 4][:rows]
-    assert on_device.partner(got).tolist() == list(range(rows))
+    assert partner(got).tolist() == list(range(rows))
 
 
 def test_mixup_is_a_convex_combination(batch):
     images, targets = batch
-    mixed, labels = on_device.mix(
-        jax.random.key(0), images, targets, mixup_alpha=0.8, cutmix_alpha=0.0
-    )
-    other = on_device.partner(targets)
+    mix = compiled(on_device.mix, mixup_alpha=0.8, cutmix_alpha=0.0)
+    mixed, labels = mix(jax.random.key(0), images, targets)
+    other = partner(targets)
     differ = np.flatnonzero((targets != other).any(-1))[0]
     ratio = float((labels[differ] * targets[differ]).sum())
     assert 0 < ratio < 1
     np.testing.assert_allclose(labels, ratio * targets + (1 - ratio) * other, atol=1e-6)
-    np.testing.assert_allclose(
-        mixed, ratio * images + (1 - ratio) * on_device.partner(images), atol=1e-6
-    )
+    np.testing.assert_allclose(mixed, ratio * images + (1 - ratio) * partner(images), atol=1e-6)
 
 
 def test_cutmix_pastes_a_box_and_weighs_labels_by_its_area(batch):
     images, targets = batch
-    other = on_device.partner(images)
+    other, other_targets = partner(images), partner(targets)
+    mix = jax.jit(functools.partial(on_device.mix, mixup_alpha=0.0, cutmix_alpha=1.0))
     for seed in range(20):
-        mixed, labels = on_device.mix(
-            jax.random.key(seed), images, targets, mixup_alpha=0.0, cutmix_alpha=1.0
-        )
-        pasted = np.asarray((mixed == other).all(-1))
-        kept = np.asarray((mixed == images).all(-1))
+        mixed, labels = jax.device_get(mix(jax.random.key(seed), images, targets))
+        pasted = (mixed == other).all(-1)
+        kept = (mixed == images).all(-1)
         assert (pasted ^ kept).all()
         assert (pasted == pasted[:1]).all()  # one box for the batch
         rows, columns = pasted[0].any(1), pasted[0].any(0)
         assert (pasted[0] == rows[:, None] & columns).all()
         share = 1 - pasted[0].mean()
-        want = share * targets + (1 - share) * on_device.partner(targets)
+        want = share * targets + (1 - share) * other_targets
         np.testing.assert_allclose(labels, want, atol=1e-6)
 
 
@@ -74,7 +78,7 @@ def test_distributions_of_ratio_and_switch():
         )
         return weights.max() == weights.min(), ratio[0]
 
-    even, ratio = jax.vmap(draw)(jax.random.split(jax.random.key(1), 4000))
+    even, ratio = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(1), 4000))
     untouched = np.asarray(ratio == 1.0)
     # 10 % are not mixed; a few cutmix boxes are empty
     assert 0.08 < untouched.mean() < 0.13
@@ -89,20 +93,20 @@ def test_distributions_of_ratio_and_switch():
 def test_groups_draw_for_themselves_and_prob_zero_changes_nothing(batch):
     images, targets = batch
     options = {"mixup_alpha": 0.8, "cutmix_alpha": 0.0}
-    _, labels = on_device.mix(jax.random.key(0), images, targets, group=4, **options)
-    own = np.asarray((labels * targets).sum(-1)).reshape(4, 4)
-    differ = np.asarray((targets != on_device.partner(targets)).any(-1)).reshape(4, 4)
+    _, labels = compiled(on_device.mix, group=4, **options)(jax.random.key(0), images, targets)
+    own = (labels * targets).sum(-1).reshape(4, 4)
+    differ = (targets != partner(targets)).any(-1).reshape(4, 4)
     ratios = [row[mask][0] for row, mask in zip(own, differ, strict=True)]
     assert len(set(ratios)) == 4
-    same, _ = on_device.mix(jax.random.key(0), images, targets, prob=0.0, **options)
+    same, _ = compiled(on_device.mix, prob=0.0, **options)(jax.random.key(0), images, targets)
     assert (same == images).all()
     with pytest.raises(ValueError, match="groups of 3"):
-        on_device.mix(jax.random.key(0), images, targets, group=3, **options)
+        compiled(on_device.mix, group=3, **options)(jax.random.key(0), images, targets)
 
 
 def test_random_erasing_fills_a_rectangle_with_normal_noise():
-    images = jnp.full((400, 24, 20, 3), 9.0)
-    got = np.asarray(on_device.random_erasing(jax.random.key(0), images, prob=0.25))
+    images = np.full((400, 24, 20, 3), 9, np.float32)
+    got = compiled(on_device.random_erasing, prob=0.25)(jax.random.key(0), images)
     erased = (got != 9.0).all(-1)
     assert (erased == (got != 9.0).any(-1)).all()
     which = erased.any((1, 2))
@@ -116,7 +120,8 @@ def test_random_erasing_fills_a_rectangle_with_normal_noise():
     noise = got[erased]
     assert abs(noise.mean()) < 0.05
     assert abs(noise.std() - 1) < 0.05
-    assert (on_device.random_erasing(jax.random.key(0), images, prob=0.0) == images).all()
+    none = compiled(on_device.random_erasing, prob=0.0)(jax.random.key(0), images)
+    assert (none == images).all()
 
 
 def test_eight_devices_mix_as_one_without_talking():

@@ -1,7 +1,6 @@
 """Evaluation sums, against NumPy."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import tiny_config
@@ -10,9 +9,11 @@ from evovit_jax.errors import UserError
 from evovit_jax.inference import scoring
 from evovit_jax.parallel import sharding
 
+score = jax.jit(scoring.score)
+
 
 def batch_of(labels, mask):
-    return {"label": jnp.array(labels, jnp.int32), "mask": jnp.array(mask)}
+    return {"label": np.array(labels, np.int32), "mask": np.array(mask)}
 
 
 def test_hits_and_loss():
@@ -20,7 +21,7 @@ def test_hits_and_loss():
     logits = rng.normal(size=(50, 12)).astype(np.float32)
     labels = rng.integers(0, 12, 50)
     mask = np.arange(50) % 7 != 0
-    found = scoring.score(jnp.array(logits), batch_of(labels, mask))
+    found = score(logits, batch_of(labels, mask))
     order = np.argsort(-logits, axis=1)
     rank = np.argmax(order == labels[:, None], axis=1)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
@@ -31,14 +32,14 @@ def test_hits_and_loss():
 
 
 def test_ties_go_to_the_smaller_index_and_nan_never_hits():
-    logits = jnp.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [jnp.nan, 1.0, 0.0], [jnp.nan] * 3])
-    found = scoring.score(logits, batch_of([0, 1, 1, 0], [True] * 4))
+    rows = [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [np.nan, 1.0, 0.0], [np.nan] * 3]
+    found = score(np.array(rows, np.float32), batch_of([0, 1, 1, 0], [True] * 4))
     assert int(found["top1"]) == 1
 
 
 def test_what_is_masked_may_hold_anything():
-    logits = jnp.array([[2.0, 0.0], [jnp.nan, jnp.inf]])
-    found = scoring.score(logits, batch_of([0, 0], [True, False]))
+    logits = np.array([[2.0, 0.0], [np.nan, np.inf]], np.float32)
+    found = score(logits, batch_of([0, 0], [True, False]))
     assert float(found["examples"]) == 1
     assert np.isfinite(float(found["loss"]))
 
@@ -62,6 +63,7 @@ def test_padding_changes_nothing(mesh):
                 "mask": np.arange(size) < count,
             }
 
+    @jax.jit
     def step(sums, batch):
         return {k: sums[k] + v for k, v in scoring.score(batch["logits"], batch).items()}
 
@@ -95,7 +97,7 @@ def test_outcomes_are_those_that_are_counted():
     logits[1, [3, 5]] = logits[1].max() + 1  # a tie: the answer is class 3
     labels = rng.integers(0, 9, 40)
     labels[0], labels[1], labels[2] = 2, 5, -1
-    found = jax.device_get(scoring.outcomes(jnp.array(logits), jnp.array(labels, jnp.int32)))
+    found = jax.device_get(jax.jit(scoring.outcomes)(logits, labels.astype(np.int32)))
     rank, answer = found["rank"], found["answer"]
     assert (rank[0], answer[0]) == (9, -1)
     assert (rank[1], answer[1]) == (1, 3)
@@ -104,7 +106,7 @@ def test_outcomes_are_those_that_are_counted():
         rank[3:], (logits > logits[np.arange(40), labels, None]).sum(1)[3:]
     )
     np.testing.assert_array_equal(answer[3:], logits[3:].argmax(axis=1))
-    counted = scoring.score(jnp.array(logits), batch_of(labels, labels >= 0))
+    counted = score(logits, batch_of(labels, labels >= 0))
     assert int(counted["top1"]) == (rank == 0).sum()
     assert int(counted["top5"]) == ((rank >= 0) & (rank < 5)).sum()
 

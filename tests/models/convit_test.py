@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny import run_model
+from tiny import normal, run_model
 
 import evovit_jax
 from evovit_jax.errors import UserError
@@ -44,23 +44,29 @@ def test_new_heads_look_at_the_places_around_one():
     config = ConViTConfig(**settings, locality_strength=5.0)
     attention = GatedPositionalAttention(config, rngs=nnx.Rngs(0))
     centre = 12  # of 5 x 5 places
-    weights = jax.nn.softmax(attention.pos_proj(jnp.asarray(relative_places((5, 5))[centre])), 0)
+    logits = nnx.jit(lambda a: a.pos_proj(jnp.asarray(relative_places((5, 5))[centre])))(attention)
+    weights = np.exp(logits) / np.exp(logits).sum(axis=0)
     around = {centre + 5 * y + x for y in (-1, 0, 1) for x in (-1, 0, 1)}
-    assert set(np.array(weights.argmax(axis=0)).tolist()) == around
+    assert set(weights.argmax(axis=0).tolist()) == around
     assert float(weights.max(axis=0).min()) > 0.95
 
 
 def test_a_closed_gate_leaves_attention_by_content_and_an_open_one_by_place():
     attention = GatedPositionalAttention(ConViTConfig(**TINY), rngs=nnx.Rngs(0))
-    x = jax.random.normal(jax.random.key(1), (1, 6, 12))
-    value = attention.v(x).reshape(1, 6, 4, 3).swapaxes(1, 2)
-    q, k = jnp.moveaxis(attention.qk(x).reshape(1, 6, 2, 4, 3), (2, 3), (0, 2))
-    content = jax.nn.softmax(q @ k.swapaxes(2, 3) * 3**-0.5, axis=-1)
-    place = jnp.moveaxis(jax.nn.softmax(attention.pos_proj(relative_places((2, 3))), 1), 2, 0)
-    for gate, weights in ((-30.0, content), (30.0, place[None])):
+
+    @nnx.jit
+    def by_hand(attention, x):
+        value = attention.v(x).reshape(1, 6, 4, 3).swapaxes(1, 2)
+        q, k = jnp.moveaxis(attention.qk(x).reshape(1, 6, 2, 4, 3), (2, 3), (0, 2))
+        content = jax.nn.softmax(q @ k.swapaxes(2, 3) * 3**-0.5, axis=-1)
+        place = jnp.moveaxis(jax.nn.softmax(attention.pos_proj(relative_places((2, 3))), 1), 2, 0)
+        mixed = ((weights @ value).swapaxes(1, 2) for weights in (content, place[None]))
+        return [attention.proj(x.reshape(1, 6, 12)) for x in mixed]
+
+    x, run = normal(1, 6, 12), nnx.jit(lambda attention, x: attention(x, (2, 3)))
+    for gate, wanted in zip((-30.0, 30.0), by_hand(attention, x), strict=True):
         attention.gating_param[...] = jnp.full((4,), gate)
-        mixed = (weights @ value).swapaxes(1, 2).reshape(1, 6, 12)
-        np.testing.assert_allclose(attention(x, (2, 3)), attention.proj(mixed), atol=1e-6)
+        np.testing.assert_allclose(run(attention, x), wanted, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tiny import normal
 
 import evovit_jax
 from evovit_jax.errors import UserError
@@ -45,23 +46,31 @@ def test_positions_are_sines_and_cosines_of_columns_then_rows():
 
 def test_the_many_take_from_the_few_by_the_logits_read_the_other_way():
     reused = ReusedAttention(LookupViTConfig(**TINY), rngs=nnx.Rngs(0))
-    few = jax.random.normal(jax.random.key(0), (1, 4, 8))
-    logits = jnp.full((1, 2, 4, 5), -60.0).at[:, :, 1].set(60.0)  # all look at the second
-    second = reused.to_out.join(reused.to_v.split(reused.norm_context(few[:, 1:2])))
-    np.testing.assert_allclose(reused(few, logits), jnp.repeat(second, 5, axis=1), atol=1e-6)
+    few, logits = normal(1, 4, 8), np.full((1, 2, 4, 5), -60, np.float32)
+    logits[:, :, 1] = 60  # all look at the second
+
+    @nnx.jit
+    def both(reused, few, logits):
+        second = reused.to_out.join(reused.to_v.split(reused.norm_context(few[:, 1:2])))
+        return reused(few, logits), second
+
+    found, second = both(reused, few, logits)
+    np.testing.assert_allclose(found, np.repeat(second, 5, axis=1), atol=1e-6)
 
 
 def test_in_the_papers_form_attention_itself_is_read_the_other_way():
     config = LookupViTConfig(**TINY, form="paper")
     reused = ReusedAttention(config, rngs=nnx.Rngs(0))
-    few = jax.random.normal(jax.random.key(0), (1, 4, 8))
-    logits = 3 * jax.random.normal(jax.random.key(1), (1, 2, 4, 5))
-    weights = np.exp(np.asarray(logits[0], np.float64))
+    few, logits = normal(1, 4, 8), 3 * normal(1, 2, 4, 5, seed=1)
+    weights = np.exp(logits[0].astype(np.float64))
     weights /= weights.sum(axis=-1, keepdims=True)
-    values = np.asarray(reused.to_v.split(reused.norm_context(few))[0])
+    values = nnx.jit(lambda reused, few: reused.to_v.split(reused.norm_context(few))[0])(
+        reused, few
+    )
     mixed = np.einsum("hmn,hmc->nhc", weights, values).reshape(5, -1)
     wanted = mixed @ np.asarray(reused.to_out.linear.kernel[...])
-    np.testing.assert_allclose(reused(few, logits)[0], wanted, atol=1e-5)
+    found = nnx.jit(lambda reused, few, logits: reused(few, logits)[0])(reused, few, logits)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert Block(config, rngs=nnx.Rngs(0)).norm is None
 
 

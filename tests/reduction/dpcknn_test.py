@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import normal
 
 from evovit_jax.reduction.dpcknn import clusters, weighted_means
 
@@ -24,17 +25,16 @@ def clusters_by_hand(x, count, neighbors):
 
 
 def test_clusters_equal_those_found_token_by_token():
-    x = jax.random.normal(jax.random.key(0), (3, 14, 6)) + 40  # far from the origin
-    found = clusters(x, 5, 4)
+    x = normal(3, 14, 6) + 40  # far from the origin
+    found = np.asarray(jax.jit(lambda x: clusters(x, 5, 4))(x))
     for b in range(3):
-        assert found[b].tolist() == clusters_by_hand(np.asarray(x[b], np.float64), 5, 4)
+        assert found[b].tolist() == clusters_by_hand(x[b].astype(np.float64), 5, 4)
 
 
 def test_a_cluster_is_the_weighted_mean_of_its_tokens():
-    x = jax.random.normal(jax.random.key(1), (1, 6, 3))
-    log_weights = jax.random.normal(jax.random.key(2), (1, 6))
-    group = jnp.array([[0, 1, 1, 0, 2, 1]])
-    means = weighted_means(x, log_weights, group, 3)
+    x, log_weights = normal(1, 6, 3), normal(1, 6, seed=2)
+    group = np.array([[0, 1, 1, 0, 2, 1]], np.int32)
+    means = jax.jit(lambda *args: weighted_means(*args, 3))(x, log_weights, group)
     for k, members in enumerate(([0, 3], [1, 2, 5], [4])):
         want = np.average(x[0, members], axis=0, weights=np.exp(log_weights[0, members]))
         np.testing.assert_allclose(means[0, k], want, atol=1e-4)

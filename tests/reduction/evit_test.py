@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from tiny import normal
 
 from evovit_jax.reduction import token_counts
 from evovit_jax.reduction.base import AttentionView, Backbone
@@ -30,19 +31,25 @@ def test_counts_are_the_published_ones():
 def test_keeps_the_attentive_tokens_and_fuses_the_others(prefix):
     backbone = Backbone(4, (8,), (2,), (2, 3), prefix, (4,))
     reducer = EViT(backbone, EViTFields(keep_rate=0.5), rngs=nnx.Rngs(0))
-    x = jax.random.normal(jax.random.key(0), (2, prefix + 6, 8))
-    row = jax.nn.softmax(jax.random.normal(jax.random.key(1), (2, 2, prefix + 6)))
-    tokens = start_tokens(x, prefix=prefix, grid=(2, 3))
-    after = reducer.after_attention(1, tokens, AttentionView(class_row=row))
+    x = normal(2, prefix + 6, 8)
+    row = np.random.default_rng(1).dirichlet(np.ones(prefix + 6), (2, 2)).astype(np.float32)
+
+    @jax.jit
+    def reduced(x, row):
+        tokens = start_tokens(x, prefix=prefix, grid=(2, 3))
+        return reducer.after_attention(1, tokens, AttentionView(class_row=row))
+
+    after = reduced(x, row)
+    sources = np.asarray(after.source)
     assert after.x.shape == (2, prefix + 3 + 1, 8)
     for b in range(2):
-        scores = np.asarray(row[b, :, prefix:].mean(axis=0))
+        scores = row[b, :, prefix:].mean(axis=0)
         order = np.argsort(-scores)
         kept, left = order[:3], order[3:]
-        fused = sum(scores[j] * np.asarray(x[b, prefix + j]) for j in left)
+        fused = sum(scores[j] * x[b, prefix + j] for j in left)
         np.testing.assert_array_equal(after.x[b, prefix : prefix + 3], x[b, prefix + kept])
         np.testing.assert_allclose(after.x[b, -1], fused, atol=1e-6)
-        places = after.source[b, prefix:]
+        places = sources[b, prefix:]
         np.testing.assert_array_equal(places[kept], prefix + np.arange(3))
         np.testing.assert_array_equal(places[left], prefix + 3)
     np.testing.assert_array_equal(after.x[:, :prefix], x[:, :prefix])

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import normal
 
 from evovit_jax.reduction.kmedoids import fit
 
@@ -28,13 +29,14 @@ def fit_by_hand(x, weights, medoids, iterations):
 
 @pytest.mark.parametrize("iterations", [0, 1, 3])
 def test_equals_fitting_token_by_token(iterations):
-    x = jax.random.normal(jax.random.key(0), (3, 15, 6)) + 20
-    weights = jax.random.uniform(jax.random.key(1), (3, 15), minval=0.1)
-    first = jax.lax.top_k(weights, 5)[1]
-    medoids, group = fit(x, weights, first, iterations)
+    x, weights = normal(3, 15, 6) + 20, 0.1 + np.abs(normal(3, 15, seed=1))
+    first = np.argsort(-weights)[:, :5].astype(np.int32)
+    medoids, group = jax.device_get(
+        jax.jit(lambda *args: fit(*args, iterations))(x, weights, first)
+    )
     for b in range(3):
         want, want_group = fit_by_hand(
-            np.asarray(x[b], np.float64), np.asarray(weights[b]), first[b].tolist(), iterations
+            x[b].astype(np.float64), weights[b], first[b].tolist(), iterations
         )
         assert medoids[b].tolist() == want
         assert group[b].tolist() == want_group

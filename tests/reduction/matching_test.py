@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tiny import normal
 
 from evovit_jax.models import abstract_model
 from evovit_jax.models.attention import attend
@@ -40,10 +41,10 @@ def merged_by_hand(x, metric, sizes, r, prefix):
 @pytest.mark.parametrize("prefix", [0, 1, 2])
 @pytest.mark.parametrize(("n", "r"), [(10, 3), (11, 4), (10, 1)])
 def test_equals_merging_token_by_token(prefix, n, r):
-    keys = jax.random.split(jax.random.key(n), 3)
-    x, metric = (jax.random.normal(key, (2, n, 4)) for key in keys[:2])
-    sizes = jnp.round(jax.random.uniform(keys[2], (2, n), minval=1, maxval=5))
-    tokens = start_tokens(x, prefix=prefix, grid=(1, n - prefix)).replace(sizes=sizes)
+    x, metric = normal(2, n, 4), normal(2, n, 4, seed=n)
+    sizes = np.random.default_rng(n).integers(1, 6, (2, n)).astype(np.float32)
+    tokens = start_tokens(jnp.asarray(x), prefix=prefix, grid=(1, n - prefix))
+    tokens = tokens.replace(sizes=jnp.asarray(sizes))
     merge = jax.jit(lambda tokens, metric: merge_by_size(tokens, bipartite(metric, r, prefix)))
     merged = merge(tokens, metric)
     for b in range(2):
@@ -81,15 +82,22 @@ def test_merging_takes_less_memory_than_not_merging():
 
 def test_merging_equal_tokens_changes_nothing():
     """Pairs of equal tokens merge, unmerge to themselves, and attention counts them twice."""
-    half = jax.random.normal(jax.random.key(1), (1, 1 + 4, 8))
-    x = jnp.concatenate([half[:, :1], jnp.repeat(half[:, 1:], 2, axis=1)], axis=1)
-    tokens = merge_by_size(start_tokens(x, prefix=1, grid=(2, 4)), bipartite(x, 4, 1))
-    assert tokens.x.shape == (1, 5, 8)
-    np.testing.assert_allclose(spread(tokens.x, tokens.source), x, atol=1e-6)
+    half = normal(1, 1 + 4, 8)
+    x = np.concatenate([half[:, :1], np.repeat(half[:, 1:], 2, axis=1)], axis=1)
 
+    @jax.jit
+    def merged(x):
+        tokens = merge_by_size(start_tokens(x, prefix=1, grid=(2, 4)), bipartite(x, 4, 1))
+        return tokens, spread(tokens.x, tokens.source)
+
+    tokens, unmerged = merged(x)
+    assert tokens.x.shape == (1, 5, 8)
+    np.testing.assert_allclose(unmerged, x, atol=1e-6)
+
+    @jax.jit
     def class_token(x, bias):
         q = k = v = x[:, None]
         return attend(q, k, v, scale=1.0, request=AttentionRequest(bias=bias))[0][:, 0, 0]
 
-    bias = jnp.log(tokens.sizes)[:, None, None]
+    bias = np.log(tokens.sizes)[:, None, None]
     np.testing.assert_allclose(class_token(tokens.x, bias), class_token(x, None), atol=1e-5)

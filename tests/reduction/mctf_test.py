@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tiny import normal
 
 from evovit_jax.reduction import token_counts
 from evovit_jax.reduction.base import AttentionView, Backbone
@@ -18,16 +19,16 @@ def reducer(**fields):
 
 
 def tokens_of(key, n=13):
-    x = jax.random.normal(jax.random.key(key), (2, n, 4))
-    return start_tokens(x, prefix=1, grid=(3, 4))
+    return start_tokens(jnp.asarray(normal(2, n, 4, seed=key)), prefix=1, grid=(3, 4))
 
 
 def test_an_edge_weighs_similarity_information_and_size():
     tokens = tokens_of(0)
-    sizes = jnp.asarray([[1.0, 2, 1, 3] + [1] * 9] * 2)
-    attention = jax.random.uniform(jax.random.key(1), (2, 13), minval=0.1)
-    tokens = tokens.replace(sizes=sizes)
-    found = edge_weights(tokens, attention, MCTFFields(tau_sim=2, tau_info=3, tau_size=5))
+    sizes = np.array([[1, 2, 1, 3] + [1] * 9] * 2, np.float32)
+    attention = 0.1 + np.abs(normal(2, 13, seed=1))
+    tokens = tokens.replace(sizes=jnp.asarray(sizes))
+    fields = MCTFFields(tau_sim=2, tau_info=3, tau_size=5)
+    found = np.asarray(jax.jit(lambda *args: edge_weights(*args, fields))(tokens, attention))
     x = np.asarray(tokens.x[0])
     cosine = x[2] @ x[7] / np.linalg.norm(x[2]) / np.linalg.norm(x[7])
     information = attention[0].min() / attention[0]
@@ -76,6 +77,6 @@ def test_a_map_is_pooled_over_queries_and_added_over_keys():
     merge = Merge(
         kept=jnp.asarray([[0, 1]]), merged=jnp.asarray([[2]]), into=jnp.asarray([[1]]), untouched=1
     )
-    found = pooled_map(weights, jnp.asarray([[1.0, 1.0, 3.0]]), merge)
+    found = np.asarray(jax.jit(pooled_map)(weights, jnp.asarray([[1.0, 1.0, 3.0]]), merge))
     # Columns 1 and 2 add up to 3, 9 and 15; rows 1 and 2 are averaged by 1 and 3.
     np.testing.assert_allclose(found[0, 0], [[0, 3], [(3 + 18) / 4, (9 + 45) / 4]])

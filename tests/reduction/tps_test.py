@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import normal
 
 from evovit_jax.reduction.tokens import start_tokens
 from evovit_jax.reduction.tps import squeeze, squeeze_masked
@@ -22,10 +23,11 @@ def hosts_by_hand(x, hosts, sources, temperature):
 
 
 def test_what_leaves_is_squeezed_into_its_host():
-    x = jax.random.normal(jax.random.key(0), (2, 8, 4))
-    tokens = squeeze(start_tokens(x, prefix=1, grid=(1, 7)), 3, 0.5)
+    x = normal(2, 8, 4)
+    run = jax.jit(lambda x: squeeze(start_tokens(x, prefix=1, grid=(1, 7)), 3, 0.5))
+    tokens = run(x)
     for image in range(2):
-        want = hosts_by_hand(np.asarray(x[image, 1:]), range(3), range(3, 7), 0.5)
+        want = hosts_by_hand(x[image, 1:], range(3), range(3, 7), 0.5)
         np.testing.assert_allclose(tokens.x[image, 1:], want[:3], atol=1e-5)
     np.testing.assert_array_equal(tokens.x[:, 0], x[:, 0])
     assert (tokens.source >= 0).all()
