@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import some_slow
+from tiny import normal, shapes_of, some_slow
 
 import evovit_jax
 from evovit_jax.errors import UserError
@@ -135,24 +135,25 @@ def test_equals_the_reference(selection, fast_update):
 @pytest.mark.parametrize("selection", ["stage", "layer"])
 def test_keep_rate_one_is_the_dense_model(selection):
     batch = images()
-    evo, _ = tiny({"name": "evo", "keep_rate": 1.0, "selection": selection})(batch)
-    dense, _ = tiny("none")(batch)
+    evo, _ = run(tiny({"name": "evo", "keep_rate": 1.0, "selection": selection}), batch)
+    dense, _ = run(tiny("none"), batch)
     np.testing.assert_array_equal(evo, dense)
 
 
 def test_placeholders_gain_exactly_what_the_representative_token_gained():
-    x = jax.random.normal(jax.random.key(0), (2, 10, 4))
-    scores = jax.random.uniform(jax.random.key(1), (2, 9))
+    x, scores = (jnp.asarray(normal(2, *shape)) for shape in ((10, 4), (9,)))
     tokens = start_tokens(x, prefix=1, grid=(3, 3)).replace(scores=scores)
-    slow = enter_slow_path(tokens, 4, block=0, fast_update=True)
+    slow = jax.jit(lambda t: enter_slow_path(t, 4, block=0, fast_update=True))(tokens)
     assert slow.x.shape == (2, 1 + 4 + 1, 4)
-    gain = jnp.arange(4.0)[None, None]
-    after = leave_slow_path(slow.replace(x=slow.x.at[:, -1:].add(gain)))
+    gain = np.arange(4, dtype=np.float32)
+    moved = slow.replace(x=slow.x.at[:, -1:].add(gain[None, None]))
+    after = jax.jit(leave_slow_path)(moved)
+    x, scores, left = (np.asarray(a) for a in (x, scores, after.x))
     for b in range(2):
         kept = set(np.argsort(-scores[b])[:4].tolist())
         for j in range(9):
-            expected = x[b, 1 + j] if j in kept else x[b, 1 + j] + jnp.arange(4.0)
-            np.testing.assert_allclose(after.x[b, 1 + j], expected, rtol=1e-6, atol=1e-6)
+            expected = x[b, 1 + j] if j in kept else x[b, 1 + j] + gain
+            np.testing.assert_allclose(left[b, 1 + j], expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(after.source, tokens.source)
 
 
@@ -175,10 +176,12 @@ def test_every_input_token_is_in_the_source_map_once(selection, fast_update):
 def test_scores_follow_the_running_mean_with_alpha():
     """A larger alpha changes what later stages keep only through the running mean."""
     model, batch = tiny(), images()
-    first = [run(model, batch, reduction={"alpha": a})[1].token_maps[2] for a in (0.1, 0.9)]
-    np.testing.assert_array_equal(*first)  # the first selection sees one block's attention
-    logits = [run(model, batch, reduction={"alpha": a})[0] for a in (0.1, 0.9)]
-    assert float(jnp.abs(logits[0] - logits[1]).max()) > 0
+    (logits, out), (others, other) = (
+        run(model, batch, reduction={"alpha": alpha}) for alpha in (0.1, 0.9)
+    )
+    # The first selection sees one block's attention.
+    np.testing.assert_array_equal(out.token_maps[2], other.token_maps[2])
+    assert np.abs(np.asarray(logits) - np.asarray(others)).max() > 0
 
 
 def test_averaging_may_start_earlier():
@@ -274,7 +277,7 @@ def test_tokens_are_kept_up_to_a_multiple(multiple, tokens):
     model = tiny(f"evo,keep_multiple={multiple}")
     counts = token_counts.count(model.reducer, (4, 4))
     assert [block.attention for block in counts] == [17, 17] + 4 * [tokens]
-    assert run(model, images())[0].shape == (3, 5)
+    assert shapes_of(model, 3, 16, 16, 3)[0].shape == (3, 5)
 
 
 def test_a_multiple_is_a_positive_number():
