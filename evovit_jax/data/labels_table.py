@@ -8,21 +8,16 @@ same label. Labels that nothing has are said.
 Tested in tests/data/source_test.py.
 """
 
-import csv
-import io
 import os
 import pathlib
-from collections.abc import Iterator
 
 from absl import logging
 
-from evovit_jax.data.stored_files import open_regular
+from evovit_jax.data import csv_rows
 from evovit_jax.errors import UserError, shortened
 
 # A larger label is the id of something: no published data set has so many classes.
 MOST_CLASSES = 1_000_000
-LONGEST_LINE = 1 << 16  # characters
-MOST_TABLE = 1 << 30  # bytes
 COLUMNS = ("file", "label")
 
 
@@ -39,46 +34,19 @@ def read(table: pathlib.Path) -> tuple[list[str], list[int]]:
     files: list[str] = []
     labels: list[int] = []
     seen: dict[str, tuple[int, int]] = {}  # by file: label, line
-    try:
-        content = open_regular(table, MOST_TABLE)
-        with io.TextIOWrapper(content, newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(_lines(file, table))
-            _check_columns(rows.fieldnames or (), table)
-            for row in rows:
-                where = f"{table} line {rows.line_num}"
-                if None in row:
-                    raise UserError(f"{where} has more cells than the first line has columns")
-                label = _label(row["label"], table, rows.line_num)
-                name = present.check(row["file"] or "", where)
-                before, line = seen.setdefault(name, (label, rows.line_num))
-                if before != label:
-                    raise UserError(f"{where}: {name!r} is of {label}, in line {line} of {before}")
-                labels.append(label)
-                files.append(str(folder / name))
-    except OSError as error:
-        raise UserError(f"{table} cannot be read: {error}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table} is not a CSV file in UTF-8 ({error})") from None
+    for number, row in csv_rows.read(table, COLUMNS):
+        where = f"{table} line {number}"
+        label = _label(row["label"], table, number)
+        name = present.check(row["file"] or "", where)
+        before, line = seen.setdefault(name, (label, number))
+        if before != label:
+            raise UserError(f"{where}: {name!r} is of {label}, in line {line} of {before}")
+        labels.append(label)
+        files.append(str(folder / name))
     if not files:
         raise UserError(f"{table} lists no images")
     _say_gaps(labels, table)
     return files, labels
-
-
-def _lines(file: io.TextIOBase, table: pathlib.Path) -> Iterator[str]:
-    """The lines, none of them read whole where it has no end."""
-    while line := file.readline(LONGEST_LINE):
-        if len(line) == LONGEST_LINE:
-            raise UserError(f"{table} has a line of {LONGEST_LINE} characters or more")
-        yield line
-
-
-def _check_columns(names: list[str] | tuple[()], table: pathlib.Path) -> None:
-    if not set(COLUMNS) <= set(names):
-        raise UserError(f"{table}: the first line must name the columns file and label")
-    twice = [name for name in COLUMNS if list(names).count(name) > 1]
-    if twice:
-        raise UserError(f"{table}: the first line names the column {twice[0]} twice")
 
 
 class _Present:

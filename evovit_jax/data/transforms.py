@@ -69,12 +69,23 @@ def resize_center_crop(pixels: np.ndarray, shorter: int, size: int, filter_name:
     height, width = pixels.shape[:2]
     if min(width, height) == shorter and (width, height) == (size, size):
         return pixels
+    resized, (left, upper) = center_crop_place(width, height, shorter, size)
+    return resized_part(pixels, resized, (left, upper, left + size, upper + size), filter_name)
+
+
+def center_crop_place(
+    width: int, height: int, shorter: int, size: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What `resize_center_crop` makes of an image of `width` x `height` pixels.
+
+    Returns:
+        (width, height) to which it is resized, and (left, upper) of the crop in that; negative
+        where the crop reaches over the edge.
+    """
     short = min(width, height)
     if short != shorter:
         width, height = int(shorter * width / short), int(shorter * height / short)
-    left, upper = round((width - size) / 2), round((height - size) / 2)
-    box = (left, upper, left + size, upper + size)
-    return resized_part(pixels, (width, height), box, filter_name)
+    return (width, height), (round((width - size) / 2), round((height - size) / 2))
 
 
 def resized_part(
