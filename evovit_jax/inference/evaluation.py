@@ -2,12 +2,13 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ from evovit_jax.data.on_device import Batch
 from evovit_jax.data.source import Source, numbered_by
 from evovit_jax.data.spec import DataSpec
 from evovit_jax.errors import UserError
-from evovit_jax.hardware import limits, platforms
+from evovit_jax.hardware import cpu, limits, platforms
 from evovit_jax.inference import scoring
 from evovit_jax.inference.ready_model import ReadyModel
 from evovit_jax.parallel import sharding
@@ -33,19 +34,31 @@ MADE_AHEAD = 4  # batches: in use, and being made
 def data_config(
     prepared: ReadyModel, data: str, *, batch_size: int | None = None, data_dir: str = ""
 ) -> ConfigDict:
-    """The fields that reading `data` for a model takes.
+    """The fields that reading labelled `data` for a model takes.
 
     Raises:
       UserError: the model has no classes, or the batch does not divide over the devices or is
         larger than the memory.
     """
-    config, transform = config_lib.get_config(), prepared.transform
-    config.data, config.data_dir = data, data_dir
-    config.max_image_pixels = prepared.max_image_pixels
+    config = images_config(prepared, data, batch_size=batch_size, data_dir=data_dir)
     spec = DataSpec.parse(data)
     # A TFDS data set without a split is evaluated on its validation, else on its test split.
     config.eval_data = "" if spec.kind == "tfds" and not spec.split else data
     config.model.num_classes = len(prepared.class_names())
+    return config
+
+
+def images_config(
+    prepared: ReadyModel, data: str, *, batch_size: int | None = None, data_dir: str = ""
+) -> ConfigDict:
+    """The fields that reading `data` takes where its labels do not count.
+
+    Raises:
+      UserError: the batch does not divide over the devices or is larger than the memory.
+    """
+    config, transform = config_lib.get_config(), prepared.transform
+    config.data, config.data_dir, config.eval_data = data, data_dir, data
+    config.max_image_pixels = prepared.max_image_pixels
     config.model.image_size = transform.image_size
     config.eval_transform.resize = transform.resize
     config.eval_transform.interpolation = transform.interpolation
@@ -164,6 +177,21 @@ def compiled_outcomes(
 
     step = jax.jit(outcomes, out_shardings=sharding.replicated(mesh))
     return functools.partial(step.lower(state, _shapes(config, mesh)).compile(), state)
+
+
+def compiled_of_pixels(
+    look: Callable[[Any, Array], Any], states: Sequence[Any], config: ConfigDict, mesh: Mesh
+) -> list[Callable[[Array], Any]]:
+    """`look(state, pixels)` for each of some states that are alike: one program, compiled once.
+
+    The pixels are uint8 `[b, s, s, 3]`, `config.eval_batch_size` of `config.model.image_size`.
+    """
+    copied = sharding.replicated(mesh)
+    states = [jax.device_put(state, copied) for state in states]
+    options = cpu.inference_options(mesh.devices.flat[0].platform)
+    program = jax.jit(look, out_shardings=copied, compiler_options=options)
+    program = program.lower(states[0], _shapes(config, mesh)["image"]).compile()
+    return [functools.partial(program, state) for state in states]
 
 
 def _shapes(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

@@ -71,7 +71,7 @@ def split(flags: argparse.Namespace) -> list[str]:
     if flags.reduction is not None:
         raise UserError('--reduction is for one; name them all in --reductions="SPEC;SPEC"')
     specs = [spec.strip() for spec in flags.reductions.split(";") if spec.strip()]
-    if len(set(specs)) < len(specs) or not (specs or flags.at_gmacs):
+    if len(set(specs)) < len(specs) or not (specs or getattr(flags, "at_gmacs", None)):
         raise UserError(f"--reductions must name each reduction once, got {flags.reductions!r}")
     return specs
 
@@ -86,3 +86,28 @@ def prepare_one(flags: argparse.Namespace, spec: str) -> ReadyModel:
         return prepare_from(argparse.Namespace(**vars(flags) | {"reduction": spec}))
     except UserError as error:
         raise UserError(f"reduction {spec}: {error}") from None
+
+
+def prepare_weights(flags: argparse.Namespace, spec: str) -> list[ReadyModel]:
+    """The model with one reduction and each of the weights that `--weights="A;B"` names.
+
+    Raises:
+      UserError: as `prepare_one`; weights that are there twice, or are of different networks.
+    """
+    files = [None]
+    if flags.weights is not None:
+        files = [name.strip() for name in flags.weights.split(";") if name.strip()] or [""]
+    if len(set(files)) < len(files):
+        raise UserError(f"--weights must name each file once, got {flags.weights!r}")
+    models = [
+        prepare_one(argparse.Namespace(**vars(flags) | {"weights": file}), spec) for file in files
+    ]
+    first = models[0]
+    for model in models[1:]:
+        same = (model.name, model.model.config, model.transform)
+        if same != (first.name, first.model.config, first.transform):
+            raise UserError(
+                f"--weights: {model.weights} and {first.weights} are of different networks; name "
+                "trainings of one"
+            )
+    return models
