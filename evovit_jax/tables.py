@@ -5,7 +5,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from evovit_jax.errors import UserError
@@ -51,6 +51,16 @@ def markdown(
     header = list(header)
     under = f"|{'---|' * len(header)}" if rule is None else _line(rule)
     return "\n".join([_line(header), under, *map(_line, rows)])
+
+
+def cell(form: str, *keys: str, none: str = "") -> Callable[[Mapping[str, Any]], str]:
+    """What a column shows of a row: some of its values in a form, `none` where one is missing."""
+
+    def shown(row: Mapping[str, Any]) -> str:
+        values = [row.get(key) for key in keys]
+        return none if None in values else form.format(*values)
+
+    return shown
 
 
 def _line(cells: Iterable[Any]) -> str:

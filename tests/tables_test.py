@@ -43,3 +43,10 @@ def test_json_has_no_nan():
 )
 def test_a_name_is_no_markdown(name, shown):
     assert tables.plain_text(name) == shown
+
+
+def test_a_cell_shows_values_of_a_row_in_a_form():
+    shown = tables.cell("{:.1f} to {:.1f}", "low", "high", none="-")
+    assert shown({"low": 0.04, "high": 2}) == "0.0 to 2.0"
+    assert shown({"low": None, "high": 2}) == shown({"low": 1}) == "-"
+    assert tables.cell("`{}`", "name")({}) == ""

@@ -16,27 +16,17 @@ from evovit_jax.inference import output_folder
 FRONT = "*"
 
 
-def _shown(form: str, *keys: str) -> Callable[[Row], str]:
-    """Some values of a row in a form; nothing where there are none."""
-
-    def cell(row: Row) -> str:
-        values = [row.get(key) for key in keys]
-        return "" if None in values else form.format(*values)
-
-    return cell
-
-
 COLUMNS: dict[str, Callable[[Row], str]] = {
-    "reduction": _shown("`{}`", "reduction"),
-    "top-1 %": _shown("{:.1f}", "top1"),
-    "95 %": _shown("{:.1f} to {:.1f}", "top1_low", "top1_high"),
-    "top-5 %": _shown("{:.1f}", "top5"),
-    "change": _shown("{:+.1f} ({:+.1f} to {:+.1f})", "change", "change_low", "change_high"),
-    "agreement %": _shown("{:.1f}", "agreement"),
-    "images/s": _shown("{:.1f}", "images_per_second"),
-    "speed-up": _shown("{:.2f}", "speedup"),
+    "reduction": tables.cell("`{}`", "reduction"),
+    "top-1 %": tables.cell("{:.1f}", "top1"),
+    "95 %": tables.cell("{:.1f} to {:.1f}", "top1_low", "top1_high"),
+    "top-5 %": tables.cell("{:.1f}", "top5"),
+    "change": tables.cell("{:+.1f} ({:+.1f} to {:+.1f})", "change", "change_low", "change_high"),
+    "agreement %": tables.cell("{:.1f}", "agreement"),
+    "images/s": tables.cell("{:.1f}", "images_per_second"),
+    "speed-up": tables.cell("{:.2f}", "speedup"),
     "spread": lambda row: f"{100 * row['spread']:.0f} %",
-    "GMACs": _shown("{}", "gmacs"),
+    "GMACs": tables.cell("{}", "gmacs"),
     "front": lambda row: FRONT if row.get("pareto") else "",
 }
 
