@@ -48,6 +48,10 @@ COMMANDS = {
          "rounds": "1"},
         (*LOOKS, "data_dir", "batch_size", "at_gmacs"),
     ),
+    "analyze": Command(
+        {"weights": "run", "data": "folder:data", "reductions": "none", "output": "out"},
+        (*LOOKS, "data_dir", "batch_size", "count", "boxes"),
+    ),
     "convert": Command(
         {"input": "run", "output": "out.npz"},
         ("model", "family", "reduction", "image_size", "num_classes"),
@@ -129,6 +133,7 @@ REFUSED = [
     ("evaluate", {"crop_fraction": "nan"}, "--crop_fraction=nan must be at least"),
     ("predict", {"resize": "99999999999"}, "--resize=99999999999 must be at most 65536"),
     ("compare", {"rounds": "2147483648"}, "--rounds=2147483648 must be at least 1 and at most"),
+    ("analyze", {"count": "0"}, "--count=0 must be at least 1"),
     ("benchmark", {"rounds": "2147483648"}, "--rounds=2147483648 must be at least 1 and at most"),
     ("benchmark", {"seconds": "nan"}, "--seconds=nan must be above 0"),
     ("benchmark", {"seconds": "inf"}, "--seconds=inf must be above 0"),

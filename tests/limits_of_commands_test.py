@@ -8,6 +8,7 @@ from evovit_jax.errors import UserError
 from evovit_jax.hardware import limits
 
 COMMANDS = {
+    "analyze": ["--data=folder:x", "--reductions=none", "--output=x"],
     "benchmark": ["--models=deit_tiny_patch16_224"],
     "compare": ["--data=folder:x", "--reductions=none", "--output=x"],
     "convert": ["--input=x", "--output=y"],
