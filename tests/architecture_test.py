@@ -17,7 +17,10 @@ from evovit_jax.reduction import Reducer
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "evovit_jax"
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
-DOORS = {"main", "evaluate", "predict", "compare", "benchmark", "visualize", "convert", "calibrate"}
+DOORS = {
+    "main", "evaluate", "predict", "compare", "benchmark", "visualize", "analyze", "convert",
+    "calibrate",
+}  # fmt: skip
 
 
 def load_drawing():
