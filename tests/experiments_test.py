@@ -1,11 +1,15 @@
-"""The experiments that need a GPU run in their smoke form on what is here."""
+"""The experiments that need a GPU run in their smoke form on what is here; images that are made."""
 
+import csv
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -34,3 +38,25 @@ def test_the_gpu_experiment_makes_its_tables_and_goes_on_where_it_was(tmp_path):
     (tmp_path / "out" / "training" / "benchmark.json").unlink()
     (tmp_path / "out" / "training" / "benchmark.md").rename(tmp_path / "kept.md")
     assert [line for line in run().splitlines() if line.startswith("== ")] == ["== training"]
+
+
+def test_a_pasted_object_is_in_its_box(tmp_path, monkeypatch):
+    """White photographs on blurred black ones, and the other way round."""
+    (tmp_path / "photos").mkdir()
+    for i, shade in enumerate((0, 255)):
+        Image.new("L", (60, 50), shade).save(tmp_path / "photos" / f"{i}.png")
+    flags = [f"--data=folder:{tmp_path}/photos", f"--output={tmp_path}/pasted", "--parts=4"]
+    monkeypatch.setattr(sys, "argv", ["pasted_objects.py", *flags])
+    runpy.run_path(str(ROOT / "experiments" / "pasted_objects.py"), run_name="__main__")
+    with (tmp_path / "pasted" / "boxes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    for row in rows:
+        pixels = np.asarray(Image.open(tmp_path / "pasted" / row["file"]))[..., 0]
+        x0, y0, x1, y1 = (int(row[edge]) for edge in ("x0", "y0", "x1", "y1"))
+        assert (x1 - x0, y1 - y0) == (56, 56)
+        assert 16 <= min(x0, y0) <= max(x1, y1) <= 240
+        inside = np.zeros(pixels.shape, bool)
+        inside[y0:y1, x0:x1] = True
+        assert len(np.unique(pixels[inside])) == len(np.unique(pixels[~inside])) == 1
+        assert pixels[inside][0] != pixels[~inside][0]
