@@ -6,15 +6,18 @@ import os
 import numpy as np
 import pytest
 from hostile_files import irregular
+from page_reading import array_of, data_of
 from PIL import Image
 from tiny import some_slow
 
 from evovit_jax import visualize
 from evovit_jax.data.decode import open_image
 from evovit_jax.errors import UserError
-from evovit_jax.inference import token_pictures, visualization
+from evovit_jax.inference import token_page, token_pictures, token_views, visualization
 from evovit_jax.inference.ready_model import prepare
+from evovit_jax.inference.token_history import observer
 from evovit_jax.reduction import list_reductions
+from evovit_jax.weights import save_weights
 
 pytestmark = pytest.mark.usefixtures("shallow")
 MODEL = ["--model=deit_shallow_patch16_224", "--image_size=64", "--num_classes=5"]
@@ -45,11 +48,57 @@ METHODS = [name for name in list_reductions() if name != "none"]
 def test_every_reducer_has_a_picture(name, photo):
     """Panels that differ from the untouched grid, whatever the method does to the tokens."""
     prepared = prepare("deit_shallow_patch16_224", reduction=name, image_size=64)
-    crop = prepared.crop(open_image(photo.read_bytes()))
-    _, maps = visualization.token_maps(prepared, crop[None])
-    shown = token_pictures.panels([m[0] for m in maps], prefix=1, grid=(4, 4))
-    assert len(maps) == 4
+    seen = observer(prepared)(prepared.crop(open_image(photo.read_bytes())))
+    shown = token_pictures.panels(seen.maps, prefix=seen.prefix, grid=seen.grid)
+    assert len(seen.maps) == 4
     assert not shown[-1].kept.all()
+
+
+@pytest.mark.slow
+def test_a_page_and_a_grid_compare_reductions_with_the_dense_network(photo, tmp_path, capsys):
+    """Of weights that hold what a reduction learned; the dense network leaves that out."""
+    trained = prepare("deit_shallow_patch16_224", reduction="dynamicvit", image_size=64)
+    save_weights(trained.model, tmp_path / "weights.npz")
+    given = [MODEL[0], "--image_size=64", f"--weights={tmp_path}/weights.npz", str(photo)]
+    where = [f"--html={tmp_path}/new/page.html", f"--grid={tmp_path}/grid.png"]
+    assert visualize.main([*given, "--reduction=dynamicvit", *where, "--json"]) == 0
+    *_, said, last = capsys.readouterr().out.strip().splitlines()
+    assert said == f"the page is {tmp_path}/new/page.html"
+    assert json.loads(last) == {
+        "model": "deit_shallow_patch16_224",
+        "pictures": [],
+        "grid": f"{tmp_path}/grid.png",
+        "page": f"{tmp_path}/new/page.html",
+    }
+    data = data_of((tmp_path / "new" / "page.html").read_text())
+    dense, reduced = data["networks"]
+    assert (dense["method"], reduced["method"]) == ("Dense", "DynamicViT")
+    assert dense["gmacs"] > reduced["gmacs"] > 0
+    last = [array_of(one["images"][0]["groups"], "<u2")[-16:] for one in (dense, reduced)]
+    assert (last[0] == np.arange(16)).all()
+    assert (last[1] == token_page.DROPPED).any()
+    for network in (dense, reduced):
+        (seen,) = network["images"]
+        assert len(seen["attention"]) == 4
+        assert all(0 < peak < 1 for peak in seen["peaks"])
+        assert len(seen["answers"]) == 3
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.width > 2 * picture.height
+
+
+def test_the_dense_network_is_not_computed_twice():
+    flags = visualize.parse_flags([*MODEL, "x", "--html=x.html", "--reductions=evit;none"])
+    asked, dense = token_views.networks(flags)
+    assert [network.reduction for network in asked] == ["none", "evit"]
+    assert dense is None
+    asked, dense = token_views.networks(visualize.parse_flags([*MODEL, "x", "--output=x"]))
+    assert [network.reduction for network in asked] == ["none"]
+    assert dense is None
+
+
+def test_nothing_to_write(photo):
+    with pytest.raises(UserError, match="say what to write: --output=DIR, --grid=FILE"):
+        visualize.main([*MODEL, str(photo)])
 
 
 def test_draws_a_data_set(tmp_path):
@@ -66,9 +115,24 @@ def test_draws_a_data_set(tmp_path):
         (["missing.png"], "cannot read image missing.png"),
         (["x.png", "--data=tfds:digits"], "one of the two"),
         (["--data=tfds:digits", "--count=-1"], "--count=-1 must be at least 1"),
+        (
+            ["--data=tfds:digits", "--count=65", "--html=x.html"],
+            "--html shows at most 64 images, not 65: give fewer files, or a smaller --count",
+        ),
+        (["photo.png", "--html=page.txt"], r"--html=page.txt must end in \.html"),
+        (["photo.png", "--html="], "--html is empty"),
+        (["photo.png", "--html=gs://x/page.html"], "--html=gs://x is in an object store"),
+        (["photo.png", "--html=folder.html"], "--html=folder.html is a folder; name a file"),
+        (["photo.png", "--grid=photo.png"], "--grid=photo.png is one of the images"),
+        (["photo.png", "--reductions="], "--reductions must name each reduction once"),
+        (["photo.png", "--reductions=evit;evit"], "--reductions must name each reduction once"),
+        (["photo.png", "--reduction=evit", "--reductions=evit"], "--reduction is for one"),
+        (["photo.png", "--class_names=missing"], "cannot read class names missing"),
     ],
 )
-def test_bad_images_are_named(arguments, message, tmp_path):
+def test_what_cannot_be_used_is_named(arguments, message, photo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.html").mkdir()
     with pytest.raises(UserError, match=message):
         visualize.main([*MODEL, *arguments, f"--output={tmp_path}/out"])
 
@@ -123,8 +187,13 @@ def test_names_of_any_kind_have_pictures(data, tmp_path, monkeypatch, capsys):
         os.makedirs(os.path.dirname(names[-1]))
         Image.new("RGB", (40, 40)).save(names[-1])
     given = [f"--data=folder:{tmp_path}/in", "--count=20"] if data else names
-    assert visualize.main(["--model=x", *given, f"--output={tmp_path}/out", "--json"]) == 0
+    where = [f"--output={tmp_path}/out", f"--html={tmp_path}/x.html", f"--grid={tmp_path}/x.png"]
+    assert visualize.main(["--model=x", *given, *where, "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["pictures"]
+    page = (tmp_path / "x.html").read_text()
+    assert page.count("<script") == 2
+    assert len(data_of(page)["images"]) == len(HOSTILE)
+    assert (tmp_path / "x.png").is_file()
     assert sorted(found) == sorted(str(path) for path in (tmp_path / "out").iterdir())
     assert len(found) == len(HOSTILE)
 

@@ -56,7 +56,7 @@ NUMBERS = {
     ),
     NOT_NEGATIVE: (
         "seed", "data_threads", "data_processes", "data_limit_unreadable", "keep_checkpoints",
-        "keep_best",
+        "keep_best", "visualize_images",
         "optim.learning_rate", "optim.warmup_learning_rate", "optim.min_learning_rate",
         "optim.reference_batch", "optim.eps", "optim.weight_decay", "optim.clip_norm", "optim.agc",
         "augment.pad", "augment.color_jitter", "augment.mixup", "augment.cutmix",
@@ -77,9 +77,9 @@ LARGEST = {
     0.999999: ("optim.beta1", "optim.beta2"),
     1: ("augment.scale", "optim.eps"),
     100: (
-        "keep_rate_levels", "augment.repeats", "augment.ratio", "augment.color_jitter",
-        "augment.mixup", "augment.cutmix", "optim.weight_decay", "optim.learning_rate",
-        "optim.warmup_learning_rate", "optim.min_learning_rate",
+        "keep_rate_levels", "visualize_images", "augment.repeats", "augment.ratio",
+        "augment.color_jitter", "augment.mixup", "augment.cutmix", "optim.weight_decay",
+        "optim.learning_rate", "optim.warmup_learning_rate", "optim.min_learning_rate",
     ),
     1024: ("data_threads", "data_processes"),
     10_000: ("std", "distill.tau"),

@@ -1,17 +1,21 @@
 """Pictures of where an image's patches went, from the source map of any reducer."""
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from evovit_jax.errors import printable
+from evovit_jax.errors import printable, shortened
 
 # How much of the image is left under a merged and under a dropped patch.
 MERGED_SHARE, DROPPED_SHARE = 0.35, 0.12
 DROPPED_COLOUR = np.array([1.0, 1.0, 1.0])
+MOST_LAYERS = 6  # beside an image in a row
+LONGEST_LABEL = 26  # characters beside a row
+GAP = 4  # pixels between two pictures of a strip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Panel:
 
 
 def panels(
-    token_maps: list[Int[np.ndarray, "N"]], *, prefix: int, grid: tuple[int, int]
+    token_maps: Iterable[Int[np.ndarray, "N"]], *, prefix: int, grid: tuple[int, int]
 ) -> list[Panel]:
     """The panels of one image: one for each run of blocks between which no token moved.
 
@@ -68,6 +72,27 @@ def panels(
         else:
             shown.append(Panel(first=block, last=block, kept=kept, group=group))
     return shown
+
+
+def block_of(shown: list[Panel], block: int) -> Panel:
+    """The panel of one image that shows `block`."""
+    return next(panel for panel in shown if panel.first <= block <= panel.last)
+
+
+def changing_blocks(rows: list[list[Panel]], most: int = MOST_LAYERS) -> list[int]:
+    """The blocks at which tokens move in any of several images, at least one.
+
+    Where there are more than `most`, so many of them, evenly spaced, the last among them.
+    """
+    untouched = {shown[0].first for shown in rows if shown[0].kept.all()}
+    found = sorted({panel.first for shown in rows for panel in shown} - untouched)
+    return spaced(found or [rows[0][-1].last], most)
+
+
+def spaced(values: Sequence[int], most: int) -> list[int]:
+    """At most `most` of the values, evenly spaced, the last among them."""
+    count = min(most, len(values))
+    return [values[len(values) * (i + 1) // count - 1] for i in range(count)]
 
 
 def same_groups(a: Int[np.ndarray, "r c"], b: Int[np.ndarray, "r c"]) -> bool:
@@ -123,3 +148,65 @@ def figure(
         axis.imshow(paint(image, panel), interpolation="nearest", vmin=0, vmax=1)
         axis.set_title(panel.title, fontsize=8)
     return drawing
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a grid of pictures.
+
+    Attributes:
+      labels: lines that stand beside it.
+      image: what the network sees.
+      panels: of `panels`.
+    """
+
+    labels: tuple[str, ...]
+    image: UInt8[np.ndarray, "h w 3"]
+    panels: list[Panel]
+
+
+def grid(rows: list[Row], *, side: float = 1.5) -> Figure:
+    """Images below each other, each with the tokens that are left at several blocks to its right.
+
+    The form of Figure 1 in Xu et al., 2021 (https://arxiv.org/abs/2108.01390). The blocks are those
+    of `changing_blocks`; a picture has `side` inches.
+    """
+    blocks = changing_blocks([row.panels for row in rows])
+    left, top, gap = 0.16 * len(rows[0].labels) + 0.08, 0.24, 0.05  # inches
+    width = left + (1 + len(blocks)) * (side + gap)
+    height = top + len(rows) * (side + gap)
+    drawing = Figure(figsize=(width, height))
+    FigureCanvasAgg(drawing)
+    places = {"left": left / width, "right": 1 - gap / width, "wspace": gap / side}
+    places |= {"bottom": gap / height, "top": 1 - top / height, "hspace": gap / side}
+    axes = drawing.subplots(len(rows), 1 + len(blocks), squeeze=False, gridspec_kw=places)
+    for axis in axes.ravel():
+        axis.set_axis_off()
+    for axis, title in zip(axes[0], ["input", *(f"block {i}" for i in blocks)], strict=True):
+        axis.set_title(title, fontsize=8, pad=4)
+    beside = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 7, "parse_math": False}
+    for row, line in zip(rows, axes, strict=True):
+        pictures = [row.image, *(paint(row.image, block_of(row.panels, i)) for i in blocks)]
+        for axis, picture in zip(line, pictures, strict=True):
+            axis.imshow(picture, interpolation="nearest", vmin=0, vmax=1)
+        label = "\n".join(shortened(printable(text), LONGEST_LABEL) for text in row.labels)
+        line[0].text(-0.03, 0.5, label, transform=line[0].transAxes, **beside)
+    return drawing
+
+
+def strip(
+    image: UInt8[np.ndarray, "h w 3"], shown: list[Panel], *, most: int, side: int
+) -> UInt8[np.ndarray, "y x 3"]:
+    """The image and the tokens of at most `most` blocks beside each other, each near `side` pixels.
+
+    Made smaller or larger by whole numbers of pixels, a gap between two, without text.
+    """
+    blocks = spaced(range(shown[-1].last + 1), most)
+    pictures = [image / 255.0, *(paint(image, block_of(shown, i)) for i in blocks)]
+    step, times = max(1, image.shape[0] // side), max(1, side // image.shape[0])
+    height, width = (n - n % step for n in image.shape[:2])
+    whole = np.stack(pictures)[:, :height, :width]
+    smaller = whole.reshape(len(whole), height // step, step, width // step, step, 3)
+    tiles = smaller.mean(axis=(2, 4)).repeat(times, axis=1).repeat(times, axis=2)
+    tiles = np.pad(tiles, ((0, 0), (0, 0), (0, GAP), (0, 0)), constant_values=1.0)
+    return np.round(255 * np.concatenate(tiles, axis=1)).astype(np.uint8)[:, :-GAP]

@@ -1,4 +1,4 @@
-"""The images that are asked for, and a picture of each with the tokens that a model kept.
+"""The images that are asked for, and names for what is drawn of them.
 
 Tested in tests/visualize_test.py.
 """
@@ -7,18 +7,16 @@ import itertools
 import os
 import pathlib
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Int, UInt8
 
 from evovit_jax.data.decode import Picture, open_image
 from evovit_jax.data.source import open_source
 from evovit_jax.data.stored_files import MOST_PIXELS, expanded, read_regular
 from evovit_jax.errors import UserError
-from evovit_jax.inference import output_folder, token_pictures
+from evovit_jax.inference import output_folder
 from evovit_jax.inference.prediction import readable
 from evovit_jax.inference.ready_model import ReadyModel
 
@@ -69,14 +67,6 @@ def check_has_tokens(prepared: ReadyModel) -> None:
         raise UserError(f"{prepared.name} has no tokens to show: choose a vision transformer")
 
 
-def token_maps(
-    prepared: ReadyModel, images: UInt8[np.ndarray, "b s s 3"]
-) -> tuple[Int[np.ndarray, "b"], list[Int[np.ndarray, "b N"]]]:
-    """The predicted class of each image, and the source map of each block."""
-    logits, maps = prepared.look(images)
-    return np.asarray(logits).argmax(axis=-1), [np.asarray(token_map) for token_map in maps[:-1]]
-
-
 class FreeNames:
     """Names for the pictures in a folder: none is given twice, and none is of a file to be kept."""
 
@@ -97,27 +87,18 @@ class FreeNames:
         return path
 
 
+def free_file(output: str, flag: str, ending: str, kept: Sequence[str]) -> pathlib.Path:
+    """The file that `flag` names, as `output_folder.open_file`, which is none of those to be kept.
+
+    Raises:
+      UserError: it is one, or cannot be used.
+    """
+    path = output_folder.open_file(output, flag, ending)
+    if _place(path) in {_place(expanded(image, "image")) for image in kept}:
+        raise UserError(f"{flag}={output} is one of the images; choose another name")
+    return path
+
+
 def _place(path: pathlib.Path) -> str:
     """Where a path leads; the same for names that differ in case, as some file systems have it."""
     return os.path.realpath(path).casefold()
-
-
-def draw(prepared: ReadyModel, name: str, picture: Picture, path: pathlib.Path) -> None:
-    """Writes the picture of one image.
-
-    Raises:
-      UserError: the image cannot be decoded, or its picture not be written.
-    """
-    with readable(name):
-        crop = prepared.crop(picture)
-    classes, maps = token_maps(prepared, crop[None])
-    model = prepared.model
-    panels = token_pictures.panels(
-        [token_map[0] for token_map in maps], prefix=model.prefix, grid=model.grid
-    )
-    title = f"{name}: class {classes[0]} ({prepared.name}, {prepared.reduction})"
-    drawing = token_pictures.figure(crop, panels, title=title)
-    with output_folder.refusing(path.parent), tempfile.TemporaryDirectory(dir=path.parent) as made:
-        whole = pathlib.Path(made) / "picture.png"
-        drawing.savefig(whole, dpi=110)
-        whole.replace(path)  # a link of that name is replaced, not what it leads to

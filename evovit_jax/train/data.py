@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from evovit_jax.data import pipeline
@@ -61,6 +62,17 @@ class Data:
             source=self.eval_source,
             **self._process,
         )
+
+    def first_to_evaluate(self, count: int) -> dict[str, np.ndarray]:
+        """This process's part of the first `count` images to evaluate, as a batch of these.
+
+        Raises:
+          UserError: more of them cannot be read than `config.data_limit_unreadable`.
+        """
+        size = count // jax.process_count()
+        given = {"local_batch_size": size, "source": self.eval_source, **self._process}
+        with pipeline.make_eval_batches(self._config, **given) as batches:
+            return batches[0]
 
     def close(self) -> None:
         """Ends the workers of the evaluation, where there was one."""

@@ -23,6 +23,7 @@ from evovit_jax.parallel.preemption import Preemption
 from evovit_jax.train import enough_memory, nan_guard, reduction_schedule
 from evovit_jax.train.profiler import Profiler
 from evovit_jax.train.program import Program, build
+from evovit_jax.train.token_pictures import TokenPictures
 from evovit_jax.train.utilisation import Cost, InputWait, Pace, progress
 from evovit_jax.workdir import class_names, config_file, lock
 from evovit_jax.workdir.checkpoints import Checkpointer
@@ -62,6 +63,7 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Result:
             stack.callback(run.data.close)
             data = stack.enter_context(contextlib.closing(run.data.train_iterator()))
             about = run.data.describe()
+            pictures = TokenPictures(run)
             profiler = Profiler(run.config.profile_steps, workdir)
             stack.callback(profiler.close)
         agreement.refuse_differing({"the data": about})
@@ -77,7 +79,7 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Result:
                     workdir, keep=run.config.keep_checkpoints, keep_best=run.config.keep_best
                 )
             )
-            loop = Loop(run, workdir, checkpoints, preemption, data, profiler)
+            loop = Loop(run, workdir, checkpoints, preemption, data, profiler, pictures)
             stack.callback(loop.writer.close)
             class_names.write(workdir, run.data.train_source.class_names)
         return loop.go()
@@ -104,10 +106,11 @@ class Loop:
         preemption: Preemption,
         data: Any,
         profiler: Profiler,
+        pictures: TokenPictures,
     ):
         self.run, self.workdir = run, workdir
         self.checkpoints, self.preemption = checkpoints, preemption
-        self.data, self.profiler = data, profiler
+        self.data, self.profiler, self.pictures = data, profiler, pictures
         restored = checkpoints.restore(run.like)
         if restored is None:
             self.restored, self.state = None, run.fresh_state()
@@ -209,15 +212,18 @@ class Loop:
         """Evaluates the state after `step` steps."""
         self.guard()
         self.pace.pause()
+        new = not self.writer.has_evaluation(step)  # the same on all processes
         try:
             values = self.run.evaluate(self.state)
+            pictures = self.pictures.of(self.state) if new else {}
         except Exception:
             if jax.process_count() == 1:  # with several, the others may not have failed
                 self.save(step)  # what was trained is not lost with it
             raise
         self.evaluated = (step, values)
-        if not self.writer.has_evaluation(step):
+        if new:
             self.writer.write(step, values)
+            self.writer.show(step, pictures)
         found = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
         say(f"step {step}/{self.run.total}  {found}")
 

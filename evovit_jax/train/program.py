@@ -133,10 +133,15 @@ class Program:
         return PhaseStep(self.compiled_step, overrides, self.teacher_like)
 
     @functools.cached_property
+    def inference(self) -> tuple[Callable[..., tuple[Any, tuple[Any, ...]]], Callable[..., Any]]:
+        """`look` and `fold` of the network, as `compiled.of_pixels` has them."""
+        model = self.skeleton.build(self.like.params, self.like.stats)
+        return compiled.of_pixels(model, self.config.mean, self.config.std)
+
+    @functools.cached_property
     def _eval_step(self) -> tuple[Callable, Callable]:
         """`step(state, sums, batch) -> sums`, as `evaluate` has it, and what makes its state."""
-        model = self.skeleton.build(self.like.params, self.like.stats)
-        look, fold = compiled.of_pixels(model, self.config.mean, self.config.std)
+        look, fold = self.inference
         return scoring.make_step(lambda state, pixels: look(state, pixels)[0], self.mesh), fold
 
     def evaluate(self, state: TrainState) -> dict[str, float]:

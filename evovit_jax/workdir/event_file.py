@@ -9,9 +9,11 @@ import pathlib
 import time
 from collections.abc import Mapping
 
+import numpy as np
+from jaxtyping import UInt8
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
+from tensorboardX.summary import image, scalar
 
 FLUSH_SECONDS = 60.0
 
@@ -39,6 +41,13 @@ class EventFile:
             self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
+
+    def show(self, step: int, pictures: Mapping[str, UInt8[np.ndarray, "y x 3"]]) -> None:
+        """Pictures by name, on disk afterwards."""
+        for name, pixels in pictures.items():
+            summary = image(name, pixels, dataformats="HWC")
+            self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self.flush()
 
     def flush(self) -> None:
         """What was written so far is on disk afterwards."""

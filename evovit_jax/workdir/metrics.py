@@ -8,11 +8,13 @@ first drops the lines of later steps, so that the file is what one undisturbed r
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
+from jaxtyping import UInt8
 
 from evovit_jax.errors import UserError
 from evovit_jax.parallel import agreement
@@ -80,6 +82,18 @@ class MetricWriter:
                 self._mirror.push()
             else:
                 self._mirror.push(FILE)
+
+    def show(self, step: int, pictures: Mapping[str, UInt8[np.ndarray, "y x 3"]]) -> None:
+        """Pictures by name, for TensorBoard alone.
+
+        Raises:
+          UserError: the work directory cannot be written.
+        """
+        if self._file is None or not pictures:
+            return
+        with _said(self._mirror.folder):
+            self._events.show(step, pictures)
+            self._mirror.push()
 
     def _mend(self) -> None:
         """Goes on in a new file where somebody has removed the old one."""

@@ -55,3 +55,44 @@ def test_figures_wrap_after_six():
     assert titles[0] == "image"
     assert len(titles) == 9
     assert len(drawing.axes) == 12
+
+
+def test_at_most_so_many_evenly_spaced():
+    assert token_pictures.spaced(range(12), 6) == [1, 3, 5, 7, 9, 11]
+    assert token_pictures.spaced([3, 6, 9], 6) == [3, 6, 9]
+    assert token_pictures.spaced(range(12), 1) == [11]
+
+
+def test_a_grid_has_the_blocks_at_which_tokens_move():
+    image = np.zeros((4, 4, 3), np.uint8)
+    rows = [
+        token_pictures.Row(("$x$", "evit"), image, panels(ALL, MERGED, MERGED, DROPPED)),
+        token_pictures.Row(("y", "z" * 99), image, panels(ALL, ALL, DROPPED, DROPPED)),
+    ]
+    drawing = token_pictures.grid(rows)
+    titles = [axis.get_title() for axis in drawing.axes]
+    assert titles == ["input", "block 1", "block 2", "block 3", *[""] * 4]
+    beside = [axis.texts[0].get_text() for axis in drawing.axes if axis.texts]
+    assert beside[0] == "$x$\nevit"
+    assert len(beside[1]) < 30
+    drawing.canvas.draw()
+
+
+def test_a_grid_of_networks_that_keep_all_tokens_has_the_last_block():
+    assert token_pictures.changing_blocks([panels(ALL, ALL, ALL)]) == [2]
+    assert token_pictures.changing_blocks([panels(MERGED, MERGED)]) == [0]
+
+
+def test_a_strip_is_of_whole_pixels():
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[:2, 2:], image[2:, :2] = 200, 100
+    found = token_pictures.strip(image, panels(ALL, DROPPED), most=9, side=8)
+    gap = token_pictures.GAP
+    assert found.shape == (8, 3 * 8 + 2 * gap, 3)
+    np.testing.assert_array_equal(found[:, :8], image.repeat(2, axis=0).repeat(2, axis=1))
+    np.testing.assert_array_equal(found[:, 8 + gap : 16 + gap], found[:, :8])
+    assert (found[:, 8 : 8 + gap] == 255).all()
+    assert (found[:4, -4:] == round(255 - (255 - 200) * token_pictures.DROPPED_SHARE)).all()
+    small = token_pictures.strip(image, panels(ALL, DROPPED), most=1, side=2)
+    assert small.shape == (2, 2 * 2 + gap, 3)
+    np.testing.assert_array_equal(small[:, :2, 0], [[0, 200], [100, 0]])

@@ -5,10 +5,11 @@ import json
 import os
 import resource
 
+import numpy as np
 import pytest
 from etils import epath
 from hostile_files import irregular, not_for_ever
-from tensorboard_events import scalars
+from tensorboard_events import pictures, scalars
 
 from evovit_jax.errors import UserError
 from evovit_jax.train import utilisation
@@ -35,6 +36,19 @@ def test_one_line_a_write(tmp_path):
         (2, "loss", 1.5),
         (2, "val_top1", 10.0),
     ]
+
+
+def test_pictures_are_in_the_event_file_alone(tmp_path):
+    writer = metrics.MetricWriter(tmp_path, None)
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 20, 3), np.uint8)
+    writer.write(1, {"loss": 2.0})
+    writer.show(1, {"tokens/000": pixels, "tokens/001": 255 - pixels})
+    writer.close()
+    assert lines(tmp_path) == [{"step": 1, "loss": 2.0}]
+    assert scalars(tmp_path / "tensorboard") == [(1, "loss", 2.0)]
+    found = pictures(tmp_path / "tensorboard")
+    assert [(step, name) for step, name, _ in found] == [(1, "tokens/000"), (1, "tokens/001")]
+    np.testing.assert_array_equal(found[0][2], pixels)
 
 
 def test_going_on_drops_later_lines_and_one_cut_short(tmp_path):
