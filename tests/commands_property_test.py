@@ -41,7 +41,8 @@ COMMANDS = {
     ),
     "predict": Command({"weights": "run", "": "data/1/x.png"}, (*LOOKS, "class_names")),
     "visualize": Command(
-        {"weights": "run", "": "data/1/x.png", "output": "out"}, (*LOOKS, "count", "data")
+        {"weights": "run", "": "data/1/x.png", "output": "out"},
+        (*LOOKS, "count", "data", "reductions", "html", "grid", "class_names"),
     ),
     "compare": Command(
         {"weights": "run", "data": "folder:data", "reductions": "none", "output": "out",

@@ -128,7 +128,8 @@
     }
   }
 
-  function paintAttention(context, levels, now, side) {
+  // `before` is the block before this one: what left there was not attended to any more.
+  function paintAttention(context, levels, before, side) {
     context.globalAlpha = 1 - HEAT_SHARE;
     for (let patch = 0; patch < count; patch += 1) {
       const place = levels[patch] / 255 * (HEAT.length - 1);
@@ -137,7 +138,7 @@
       context.fillRect(...box(patch, side));
     }
     context.globalAlpha = 1;
-    fade(context, droppedOf(now), side, 0);
+    if (before) fade(context, droppedOf(before), side, 0);
   }
 
   function paint(canvas, block) {
@@ -147,7 +148,8 @@
     context.imageSmoothingQuality = "high";
     context.drawImage(photographs[image], 0, 0, side, side);
     if (view === "tokens") paintTokens(context, image, now, side);
-    else if (found.attention[block]) paintAttention(context, found.attention[block], now, side);
+    else if (found.attention[block])
+      paintAttention(context, found.attention[block], found.blocks[block - 1], side);
     return context;
   }
 
@@ -194,7 +196,7 @@
     } else if (group === CLASS) text = "in the class token";
     else if (others) text = `one token with ${others} other${others > 1 ? "s" : ""}`;
     const levels = found.attention[block];
-    if (levels && group !== DROPPED)
+    if (levels && levels[patch])
       text += `, class attention ${percent(levels[patch] / 255 * found.peaks[block])}`;
     return `Row ${Math.floor(patch / columns)}, column ${patch % columns}: ${text}`;
   }
@@ -376,7 +378,8 @@
     at("picture").addEventListener("pointermove", point);
     at("picture").addEventListener("pointerleave", point);
     document.addEventListener("keydown", pressed);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => choose({ view: state.view }));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change",
+      () => choose({ view: state.view }));
     const last = seen(0, state.network).blocks.length - 1;
     choose({ image: 0, network: state.network, block: last, view: "tokens" });
     document.documentElement.dataset.ready = "";

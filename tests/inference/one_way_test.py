@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tiny import some_slow, tiny_config
 
-from evovit_jax.inference import evaluation, prediction, scoring, visualization
+from evovit_jax.inference import evaluation, prediction, scoring, token_history, visualization
 from evovit_jax.inference.ready_model import ReadyModel
 from evovit_jax.models import EvalTransform
 from evovit_jax.parallel import sharding
@@ -95,7 +95,9 @@ def test_pixels_are_the_same_everywhere(run, model, folder, pixels):
 
 
 def test_logits_are_the_same_everywhere(run, state, model, folder, pixels, monkeypatch):
-    looked = np.asarray(model.look(pixels)[0])  # predict and visualize
+    looked = np.asarray(model.look(pixels)[0])  # predict
+    observe = token_history.observer(model)  # visualize
+    np.testing.assert_allclose(observe(pixels[0]).logits, looked[0], rtol=1e-5, atol=1e-5)
     # Logits in the place of hits show what the evaluations see; one batch is all that there is.
     monkeypatch.setattr(scoring, "score", lambda logits, _: {"logits": logits})
     monkeypatch.setattr(scoring, "new_sums", lambda: {"logits": np.zeros_like(looked)})

@@ -13,6 +13,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from tensorboard_events import pictures
 from tiny import tiny_flags
 
 from evovit_jax.parallel import preemption
@@ -32,6 +33,7 @@ TRAINING = {
     "model.drop_path_rate": 0.2,
     "augment.mixup": 0.8,
     "augment.erasing_prob": 0.25,
+    "visualize_images": 3,
 }
 
 
@@ -140,11 +142,17 @@ def final_state(workdir):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(two_by_two, tmp_path):
-    alone = losses(train(tmp_path, 1, 4))
-    together = losses(two_by_two)
+    one = train(tmp_path, 1, 4)
+    alone, together = losses(one), losses(two_by_two)
     assert list(together) == list(alone) == list(range(1, 41))
     for step in range(1, 6):
         assert together[step] == pytest.approx(alone[step], abs=1e-5)
+    shown, expected = (pictures(workdir / metrics.EVENTS) for workdir in (two_by_two, one))
+    for (step, name, found), (_, same_name, picture) in zip(shown, expected, strict=True):
+        assert (step, name) == (40, same_name)
+        side = len(picture)  # of the input, which comes first; the tokens may differ by now
+        np.testing.assert_array_equal(found[:, :side], picture[:, :side])
+    assert len(shown) == 3
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from tensorboard_events import pictures
 from tiny import tiny_config
 
 from evovit_jax import config as config_lib
+from evovit_jax.config.variants import network
 from evovit_jax.errors import UserError
 from evovit_jax.inference import token_pictures as drawing
 from evovit_jax.train import loop
@@ -16,45 +17,57 @@ from evovit_jax.train.program import build
 from evovit_jax.train.token_pictures import TokenPictures
 from evovit_jax.workdir import checkpoints, metrics
 
-EVIT = {"reduction": "evit,keep_rate=0.5,locations=1", "model__image_size": 8}
+EVIT = {"reduction": "evit,keep_rate=0.5,locations=1,fuse=false", "model__image_size": 8}
 
 
-def test_the_first_images_are_drawn_as_the_network_sees_them():
-    """The maps of a network whose values are known to give other ones: the averages'."""
+def expected_pictures(images, maps):
+    """Of what a network without a mesh makes of the images."""
+    maps = [np.asarray(m) for m in maps[:-1]]
+    found = []
+    for i, image in enumerate(images):
+        panels = drawing.panels([m[i] for m in maps], prefix=1, grid=(4, 4))
+        assert len(panels) == 2
+        found.append(drawing.strip(image, panels, most=12, side=112))
+    return found
+
+
+def test_images_that_are_there_are_drawn_by_their_numbers():
+    config = tiny_config(visualize_images=5, eval_data="tfds:digits:test[:3]", **EVIT)
+    run = build(config, jax.devices()[:1])
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), run.like)
+    found = TokenPictures(run).of(zeros)
+    assert list(found) == [f"tokens/{i:03d}" for i in range(3)]
+    # Scores are all alike, hence the first half of the patches is kept.
+    half = np.concatenate([[0], np.arange(1, 9), np.full(8, -2)]).astype(np.int32)
+    first = run.data.first_to_evaluate(5)["image"][:3]
+    maps = [np.tile(m, (3, 1)) for m in (np.arange(17, dtype=np.int32), half, half)]
+    np.testing.assert_array_equal(list(found.values()), expected_pictures(first, maps))
+
+
+@pytest.mark.slow
+def test_on_several_devices_they_are_what_one_would_draw():
     run = build(tiny_config(visualize_images=3, **EVIT), jax.devices()[:2])
     state = run.fresh_state()
     found = TokenPictures(run).of(state)
     assert list(found) == ["tokens/000", "tokens/001", "tokens/002"]
-    first = run.data.first_to_evaluate(4)
+    first = run.data.first_to_evaluate(4)["image"]
     look, fold = run.inference
-    with jax.set_mesh(jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])):
-        values = jax.device_get(state.evaluated())
-        _, maps = jax.jit(look)(fold(*values), first["image"])
-    for i, picture in enumerate(found.values()):
-        panels = drawing.panels([m[i] for m in maps[:-1]], prefix=1, grid=(4, 4))
-        assert len(panels) == 2
-        expected = drawing.strip(first["image"][i], panels, most=12, side=112)
-        np.testing.assert_array_equal(picture, expected)
+    _, maps = jax.jit(look)(fold(*jax.device_get(state.evaluated())), first)
+    expected = expected_pictures(first, maps)
+    np.testing.assert_array_equal(list(found.values()), expected[:3])
 
 
 def test_none_are_drawn_by_default():
     run = build(tiny_config(), jax.devices()[:1])
     assert run.config.visualize_images == 0
-    assert TokenPictures(run).of(None) == {}
+    assert TokenPictures(run).of(run.like) == {}
 
 
-def test_images_that_are_not_there_are_not_drawn(tmp_path):
-    config = tiny_config(visualize_images=5, eval_data="tfds:digits:test[:3]", **EVIT)
-    run = build(config, jax.devices()[:1])
-    assert list(TokenPictures(run).of(run.fresh_state())) == [f"tokens/{i:03d}" for i in range(3)]
-
-
+@pytest.mark.slow
 def test_a_network_without_tokens_is_refused_at_the_start():
-    regnet = {"model__name": "regnety_160", "reduction": ""}
-    none = dict.fromkeys(("patch_size", "embed_dim", "num_heads", "depth"))
-    config = tiny_config(**regnet, **{f"model__{name}": value for name, value in none.items()})
-    config.visualize_images = 2
-    with pytest.raises(UserError, match="visualize_images=2: regnety_160 has no tokens to show"):
+    config = tiny_config(model__name="pvt_v2_b0", reduction="none", visualize_images=2)
+    config.update_from_flattened_dict({**network("pvt_v2_b0"), "model.patch_size": None})
+    with pytest.raises(UserError, match="visualize_images=2: pvt_v2_b0 has no tokens to show"):
         TokenPictures(build(config, jax.devices()[:1]))
 
 
