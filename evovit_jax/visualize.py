@@ -18,7 +18,7 @@ from evovit_jax import tables
 from evovit_jax.errors import Parser, UserError, printable, run_command
 from evovit_jax.hardware import limits
 from evovit_jax.inference import model_flags, output_folder, visualization
-from evovit_jax.inference.token_views import Places, TokenViews, check_count, networks
+from evovit_jax.inference.token_views import Places, TokenViews, check_counts, networks
 
 
 def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -54,8 +54,7 @@ def check(flags: argparse.Namespace) -> Places:
         raise UserError(f"--count={flags.count} must be at least 1")
     if (flags.output, flags.grid, flags.html) == (None, None, None):
         raise UserError("say what to write: --output=DIR, --grid=FILE.png or --html=FILE.html")
-    if flags.html is not None:
-        check_count(len(flags.images) or flags.count)
+    check_counts(flags)
     files = {}
     for name, flag, ending in (("grid", "grid", ".png"), ("page", "html", ".html")):
         file = getattr(flags, flag)

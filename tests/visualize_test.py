@@ -96,6 +96,12 @@ def test_the_dense_network_is_not_computed_twice():
     assert dense is None
 
 
+def test_no_images(tmp_path):
+    views = token_views.TokenViews([], None, token_views.Places(page=tmp_path / "x.html"))
+    with pytest.raises(UserError, match="there are no images to show"):
+        views.finish(None)
+
+
 def test_nothing_to_write(photo):
     with pytest.raises(UserError, match="say what to write: --output=DIR, --grid=FILE"):
         visualize.main([*MODEL, str(photo)])
@@ -118,6 +124,10 @@ def test_draws_a_data_set(tmp_path):
         (
             ["--data=tfds:digits", "--count=65", "--html=x.html"],
             "--html shows at most 64 images, not 65: give fewer files, or a smaller --count",
+        ),
+        (
+            ["--data=tfds:digits", "--count=129", "--reductions=evit;tome", "--grid=x.png"],
+            "--grid shows at most 256 rows, not 258: give fewer files, or a smaller --count",
         ),
         (["photo.png", "--html=page.txt"], r"--html=page.txt must end in \.html"),
         (["photo.png", "--html="], "--html is empty"),

@@ -25,6 +25,7 @@ from evovit_jax.reduction import parse
 
 PHOTOGRAPH_SIDE = 448  # pixels that a page shows at least, though the network may see fewer
 DPI = 110
+MOST_ROWS = 256  # of a picture: Matplotlib draws no more than 65,535 pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +121,11 @@ class TokenViews:
           class_names: of the logits; None where these are features.
 
         Raises:
-          UserError: it cannot be written.
+          UserError: it cannot be written, or there was no image.
         """
         grid, page = self._places.grid, self._places.page
+        if not self._rows and not self._seen and (grid or page):
+            raise UserError("there are no images to show")
         if grid:
             _save(token_pictures.grid(self._rows), grid, "--grid")
         if page:
@@ -163,14 +166,18 @@ def networks(flags: argparse.Namespace) -> tuple[list[ReadyModel], ReadyModel | 
     return asked, model_flags.prepare_one(given, "none")
 
 
-def check_count(count: int) -> None:
-    """Refuses more images than a page is for.
+def check_counts(flags: argparse.Namespace) -> None:
+    """Refuses more images than a page, or rows than a picture, is for.
 
     Raises:
       UserError: there are.
     """
-    if count > token_page.MOST_IMAGES:
-        raise UserError(
-            f"--html shows at most {token_page.MOST_IMAGES} images, not {count}: give fewer files, "
-            "or a smaller --count"
-        )
+    images = len(flags.images) or flags.count
+    rows = images * len((flags.reductions or "").split(";"))
+    shown = (("html", images, token_page.MOST_IMAGES, "images"), ("grid", rows, MOST_ROWS, "rows"))
+    for flag, count, most, what in shown:
+        if getattr(flags, flag) is not None and count > most:
+            raise UserError(
+                f"--{flag} shows at most {most} {what}, not {count}: give fewer files, or a "
+                "smaller --count"
+            )
