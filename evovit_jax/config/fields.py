@@ -75,9 +75,7 @@ def get_config() -> ConfigDict:
     # --- what is kept ---
     c.keep_checkpoints = 2  # the newest ones
     c.keep_best = 1  # and those of the best evaluated top-1
-    # Images, the first of the evaluation data, whose tokens TensorBoard shows after every
-    # evaluation; 0 = none.
-    c.visualize_images = 0
+    c.visualize_images = 0  # how many images TensorBoard shows the tokens of; 0 = none
     # Steps to trace with JAX's profiler into the work directory's profile/, "100:110"; "" = none.
     c.profile_steps = ""
     return c.lock()

@@ -9,17 +9,13 @@ from tiny import filled
 
 from evovit_jax.inference import token_history
 from evovit_jax.inference.ready_model import ReadyModel
-from evovit_jax.models import EvalTransform, abstract_model
+from evovit_jax.models import EvalTransform, abstract_model, create_model
 from evovit_jax.reduction import list_reductions
 from evovit_jax.reduction.base import AttentionRequest, AttentionView
 from evovit_jax.reduction.tokens import start_tokens
 
 TINY = {"image_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 3, "num_heads": 3}
 METHODS = [name for name in list_reductions() if name != "none"]
-
-
-def network(spec):
-    return filled("deit_tiny_patch16_224", spec, **TINY, num_classes=7)
 
 
 def first_maps(model, images):
@@ -41,7 +37,8 @@ def test_attention_is_the_class_tokens_row_of_the_map():
         logits, out = model(images)
         return watched, logits, out.token_maps[:-1], first_maps(model, images)
 
-    model = network("evit,keep_rate=0.5,locations=1,fuse=false")
+    spec = "evit,keep_rate=0.5,locations=1,fuse=false"
+    model = filled("deit_tiny_patch16_224", spec, **TINY, num_classes=7)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 3)), jnp.float32)
     (watched, (maps, noted)), logits, own_maps, rows = both(model, images)
     np.testing.assert_allclose(watched, logits, rtol=1e-5, atol=1e-5)
@@ -59,7 +56,8 @@ def test_attention_is_the_class_tokens_row_of_the_map():
 @pytest.mark.parametrize("name", METHODS)
 def test_watching_changes_nothing(name):
     """Whatever a reducer asks of attention itself."""
-    prepared = ReadyModel("tiny", name, network(name), EvalTransform(image_size=16, resize=16))
+    model = create_model("deit_tiny_patch16_224", name, **TINY, num_classes=7)
+    prepared = ReadyModel("tiny", name, model, EvalTransform(image_size=16, resize=16))
     pixels = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
     found = token_history.observer(prepared)(pixels)
     logits, maps = prepared.look(pixels[None])
