@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from flax import nnx
 from hostile_files import irregular
 from page_reading import array_of, data_of
 from PIL import Image
@@ -14,8 +15,9 @@ from evovit_jax import visualize
 from evovit_jax.data.decode import open_image
 from evovit_jax.errors import UserError
 from evovit_jax.inference import token_page, token_pictures, token_views, visualization
-from evovit_jax.inference.ready_model import prepare
+from evovit_jax.inference.ready_model import ReadyModel, prepare
 from evovit_jax.inference.token_history import observer
+from evovit_jax.models import EvalTransform
 from evovit_jax.reduction import list_reductions
 from evovit_jax.weights import save_weights
 
@@ -86,14 +88,26 @@ def test_a_page_and_a_grid_compare_reductions_with_the_dense_network(photo, tmp_
         assert picture.width > 2 * picture.height
 
 
-def test_the_dense_network_is_not_computed_twice():
-    flags = visualize.parse_flags([*MODEL, "x", "--html=x.html", "--reductions=evit;none"])
-    asked, dense = token_views.networks(flags)
-    assert [network.reduction for network in asked] == ["none", "evit"]
-    assert dense is None
-    asked, dense = token_views.networks(visualize.parse_flags([*MODEL, "x", "--output=x"]))
-    assert [network.reduction for network in asked] == ["none"]
-    assert dense is None
+def test_the_dense_network_is_not_computed_twice(monkeypatch):
+    """With networks of nothing, whose weights say how they were loaded."""
+    transform = EvalTransform(image_size=16, resize=16)
+
+    def prepare_from(flags):
+        weights = "leniently" if flags.allow_missing else None
+        return ReadyModel("m", flags.reduction or "none", nnx.Module(), transform, weights)
+
+    monkeypatch.setattr(visualize.model_flags, "prepare_from", prepare_from)
+    monkeypatch.setattr(token_views, "check_has_tokens", lambda network: None)
+
+    def found(*arguments):
+        asked, dense = token_views.networks(visualize.parse_flags(["x", *arguments]))
+        assert [network.weights for network in asked] == [None] * len(asked)
+        return [network.reduction for network in asked], dense and dense.reduction
+
+    assert found("--html=x", "--reductions=evit;none;tome") == (["none", "evit", "tome"], None)
+    assert found("--html=x", "--reduction=evit") == (["evit"], "none")
+    assert found("--html=x") == (["none"], None)
+    assert found("--output=x", "--reductions=evit;tome") == (["evit", "tome"], None)
 
 
 def test_no_images(tmp_path):
@@ -197,13 +211,12 @@ def test_names_of_any_kind_have_pictures(data, tmp_path, monkeypatch, capsys):
         os.makedirs(os.path.dirname(names[-1]))
         Image.new("RGB", (40, 40)).save(names[-1])
     given = [f"--data=folder:{tmp_path}/in", "--count=20"] if data else names
-    where = [f"--output={tmp_path}/out", f"--html={tmp_path}/x.html", f"--grid={tmp_path}/x.png"]
+    where = [f"--output={tmp_path}/out", f"--html={tmp_path}/x.html"]
     assert visualize.main(["--model=x", *given, *where, "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["pictures"]
     page = (tmp_path / "x.html").read_text()
     assert page.count("<script") == 2
     assert len(data_of(page)["images"]) == len(HOSTILE)
-    assert (tmp_path / "x.png").is_file()
     assert sorted(found) == sorted(str(path) for path in (tmp_path / "out").iterdir())
     assert len(found) == len(HOSTILE)
 
