@@ -11,7 +11,8 @@ says which reduction they are for: every other command takes it as --weights, wi
 import argparse
 
 from evovit_jax import tables
-from evovit_jax.errors import run_command
+from evovit_jax.errors import Parser, run_command
+from evovit_jax.hardware import limits
 from evovit_jax.inference import calibration, evaluation, model_flags
 
 CONSTANTS = "reducer/.*"  # what weights that were trained without a reduction lack
@@ -19,7 +20,7 @@ CONSTANTS = "reducer/.*"  # what weights that were trained without a reduction l
 
 def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command's flags."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m evovit_jax.calibrate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
       UserError: bad flags, weights or data, or a reduction without constants.
     """
     flags = parse_flags(arguments)
+    limits.check()
     evaluation.check_batch_size(flags.batch_size)
     flags.allow_missing = flags.allow_missing or CONSTANTS
     figures = calibration.calibrate(

@@ -33,3 +33,8 @@ def test_a_bad_batch_ends_before_weights_are_read(monkeypatch):
     monkeypatch.setattr(calibrate.model_flags, "prepare_from", None)
     with pytest.raises(UserError, match="batch_size=-8 must be at least 1"):
         calibrate.main(["--data=folder:x", "--output=x.safetensors", "--batch_size=-8"])
+
+
+def test_a_wrong_flag_is_a_line():
+    with pytest.raises(UserError, match="unrecognized arguments: --imges=8; --help shows all"):
+        calibrate.main(["--data=folder:x", "--output=x.safetensors", "--imges=8"])

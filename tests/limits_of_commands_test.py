@@ -10,6 +10,7 @@ from evovit_jax.hardware import limits
 COMMANDS = {
     "analyze": ["--data=folder:x", "--reductions=none", "--output=x"],
     "benchmark": ["--models=deit_tiny_patch16_224"],
+    "calibrate": ["--data=folder:x", "--output=x"],
     "compare": ["--data=folder:x", "--reductions=none", "--output=x"],
     "convert": ["--input=x", "--output=y"],
     "evaluate": ["--data=folder:x"],
