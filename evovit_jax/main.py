@@ -1,8 +1,9 @@
-"""Trains and evaluates: `python -m evovit_jax.main --config=configs/digits_evo.py --workdir=DIR`.
+"""Trains and evaluates: `python -m evovit_jax.main --config=digits_evo --workdir=DIR`.
 
-A run that DIR has a part of goes on from there. The last line of output is a JSON object. The exit
-status is 0, 2 after an error that the user can mend, 143 after SIGTERM, and 75 after SIGINT, SIGHUP
-or the death of another process of the run (run it again to go on).
+--config is the name of a recipe of this package, or a file, `configs/digits_evo.py`. A run that DIR
+has a part of goes on from there. The last line of output is a JSON object. The exit status is 0, 2
+after an error that the user can mend, 143 after SIGTERM, and 75 after SIGINT, SIGHUP or the death
+of another process of the run (run it again to go on).
 With `--plan --devices=64` it says instead what each of so many devices needs memory for, with
 `--plan --topology=v5e:8x8` what the TPU's own compiler makes of the step, and how long it expects.
 """
@@ -20,7 +21,10 @@ from evovit_jax.parallel import processes
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
-    "config", None, "The recipe, FILE.py or FILE.py:VARIANT; --config.FIELD=VALUE changes a field."
+    "config",
+    None,
+    "The recipe: FILE.py, or the name of one of this package, such as deit_s_evo; each may be "
+    "followed by :VARIANT. --config.FIELD=VALUE changes a field.",
 )
 flags.DEFINE_string("workdir", None, "Where checkpoints and metrics go, and are found again.")
 flags.DEFINE_bool("plan", False, "Say what a step needs on --devices devices, and train nothing.")

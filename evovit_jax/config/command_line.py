@@ -1,6 +1,7 @@
-"""A recipe from its file and from a command's flags."""
+"""A recipe from its file or by its name, and from a command's flags."""
 
 import difflib
+import pathlib
 import re
 import runpy
 import traceback
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from evovit_jax.config import durations
 from evovit_jax.config.fields import field_names, value_of
 from evovit_jax.data.stored_files import read_regular
-from evovit_jax.errors import UserError
+from evovit_jax.errors import UserError, some
 
 # A flag that changes a field: --config.batch_size=128.
 OVERRIDE = re.compile(r"--?config\.([\w.\[\]]+)(?:=|$)")
@@ -21,18 +22,36 @@ CONFIG = re.compile(r"--?config=(.*)")
 MOST_RECIPE = 1 << 20  # bytes
 
 
+def recipes() -> dict[str, pathlib.Path]:
+    """The files of this package's recipes by their names.
+
+    They are inside of the package where it is installed, and beside it in a checkout.
+    """
+    package = pathlib.Path(__file__).parents[1]
+    folder = package / "configs"
+    folder = folder if folder.is_dir() else package.with_name("configs")
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def with_file(spec: str) -> str:
+    """`NAME` or `NAME:VARIANT` with the file of the recipe of that name; a file goes first."""
+    name, colon, variant = spec.partition(":")
+    file = recipes().get(name)
+    return spec if file is None or pathlib.Path(name).is_file() else f"{file}{colon}{variant}"
+
+
 def load(spec: str) -> ConfigDict:
-    """The recipe `FILE.py` or `FILE.py:VARIANT`.
+    """The recipe `FILE.py`, `FILE.py:VARIANT`, or one of this package by its name, as `deit_s_evo`.
 
     Raises:
       UserError: there is no such file, it cannot be run (with the line of it that fails), or it has
         no such variant.
     """
-    path, _, variant = spec.partition(":")
+    path, _, variant = with_file(spec).partition(":")
     try:
         read_regular(path, MOST_RECIPE)
     except FileNotFoundError:
-        raise UserError(f"there is no config file {path!r}") from None
+        raise UserError(f"there is no config file {path!r}; {_recipe_hint(path)}") from None
     except OSError as error:
         raise UserError(f"config file {path!r} cannot be read: {error}") from None
     try:
@@ -57,6 +76,7 @@ def from_flags(
         `required` that is not given.
     """
     overrides = [flag[1] for flag in map(OVERRIDE.match, argv) if flag]
+    argv = _with_files(argv)
     # Loaded here first, for ml_collections reports what is wrong with a recipe as a traceback.
     for spec in (flag[1] for flag in map(CONFIG.match, argv) if flag):
         recipe = load(spec)
@@ -69,7 +89,7 @@ def from_flags(
                 value = f"{value_of(recipe, name)}".replace(" ", "")
                 raise UserError(f'config.{name} is given whole: --config.{name}="{value}"')
     try:
-        values(list(argv))
+        values(argv)
         for name in required:
             if not values[name].present:
                 raise UserError(f"--{name} is required; --help shows all flags")
@@ -78,6 +98,25 @@ def from_flags(
         raise UserError(_one_line(error)) from error
     durations.settle(config, overrides)
     return config
+
+
+def _with_files(argv: Sequence[str]) -> list[str]:
+    """A command line with files for names of recipes: `--config=NAME` and `--config NAME`."""
+    words = []
+    for word in argv:
+        if words and words[-1] in ("--config", "-config"):
+            words[-1] = f"--config={with_file(word)}"
+        elif flag := CONFIG.fullmatch(word):
+            words.append(f"--config={with_file(flag[1])}")
+        else:
+            words.append(word)
+    return words
+
+
+def _recipe_hint(path: str) -> str:
+    known = recipes()
+    close = difflib.get_close_matches(pathlib.Path(path).stem, known, n=5)
+    return f"recipes of this package by name: {', '.join(close) or some(known)}"
 
 
 def _one_line(error: Exception) -> str:

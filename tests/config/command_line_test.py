@@ -7,7 +7,7 @@ from ml_collections import config_flags
 from tiny import CONFIGS
 
 from evovit_jax import config as config_lib
-from evovit_jax.config import durations
+from evovit_jax.config import command_line, durations
 from evovit_jax.errors import UserError
 
 # ml_collections loads recipes in a way that Python wants to drop.
@@ -61,9 +61,50 @@ def test_a_variant_that_is_not_there():
         config_lib.load(f"{RECIPE}:smke")
 
 
-def test_a_file_that_is_not_there():
-    with pytest.raises(UserError, match=r"there is no config file 'nope\.py'"):
-        config_lib.load("nope.py")
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [("deit_s_ev", "deit_s_evo"), ("configs/deit_s_evo.py", "deit_s_evo"), ("nope.py", "cifar10")],
+)
+def test_a_file_that_is_not_there(spec, hint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"there is no config file '{spec}'.* by name: .*{hint}"):
+        config_lib.load(spec)
+
+
+@pytest.mark.parametrize("words", [["--config=digits_evo:smoke"], ["--config", "digits_evo:smoke"]])
+def test_a_recipe_by_its_name(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ["main", *words, "--config.seed=3"]
+    monkeypatch.setattr("sys.argv", argv)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    found = config_lib.from_flags(values, argv, ("config",))
+    expected = config_lib.load(f"{RECIPE}:smoke")
+    expected.seed = 3
+    assert found.to_dict() == expected.to_dict()
+
+
+def test_a_file_goes_before_a_recipe_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits_evo").write_text(
+        "from evovit_jax import config\n"
+        "def get_config(variant):\n"
+        "    c = config.get_config()\n"
+        "    c.seed = 7\n"
+        "    return c\n"
+    )
+    assert config_lib.load("digits_evo").seed == 7
+    assert config_lib.load("deit_s_evo").seed == 0
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_recipes_are_in_the_package_or_beside_it(inside, tmp_path, monkeypatch):
+    package = tmp_path / "evovit_jax"
+    there = (package if inside else tmp_path) / "configs" / "mine.py"
+    there.parent.mkdir(parents=True)
+    there.write_text("")
+    monkeypatch.setattr(command_line, "__file__", str(package / "config" / "command_line.py"))
+    assert command_line.recipes() == {"mine": there}
 
 
 def test_a_recipe_with_a_field_that_is_not_there(tmp_path):
