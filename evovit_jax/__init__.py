@@ -1,11 +1,14 @@
 """Vision transformers that spend their compute on the tokens that matter."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evovit_jax.errors import UserError
 from evovit_jax.models import create_model, list_models
 from evovit_jax.reduction.select_tokens import select_tokens
 from evovit_jax.weights import load_weights
+
+if TYPE_CHECKING:
+    from evovit_jax.adapters import accelerate, with_token_maps
 
 __all__ = [
     "UserError",

@@ -123,7 +123,7 @@ def ending(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, MemoryError):
         return MEND, "out of memory; free some, raise its limit (ulimit -v), or take less at once"
     if isinstance(error, OSError):
-        mend = MENDS.get(error.errno, "see that what is named is there and can be used")
+        mend = MENDS.get(error.errno or 0, "see that what is named is there and can be used")
         return MEND, f"{error}; {mend}, then start again"
     frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     if isinstance(error, RuntimeError) and threading.Thread.start.__code__ in frames:

@@ -6,7 +6,7 @@ transformers; one multiplication with its addition counts once.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,10 @@ def gmacs(model: nnx.Module, *, image_size: int | None = None) -> float:
     Raises:
       UserError: the images do not divide into patches.
     """
-    side = model.config.image_size if image_size is None else image_size
+    config = cast(Any, model).config  # every network of models/ has one
+    side = config.image_size if image_size is None else image_size
     sides = side if isinstance(side, tuple) else (side, side)
-    images = jax.ShapeDtypeStruct((1, *sides, model.config.in_channels), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *sides, config.in_channels), jnp.float32)
     graphdef, state = nnx.split(model)
     return macs_of(lambda s, x: nnx.merge(graphdef, s)(x)[0], state, images) / 1e9
 

@@ -3,7 +3,7 @@
 Tested in tests/adapters/acceleration_test.py.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from flax import nnx
@@ -94,10 +94,11 @@ def _find(model: nnx.Module) -> dict[tuple, Adapter]:
     return towers
 
 
-def _module_at(model: nnx.Module, path: tuple) -> nnx.Module:
+def _module_at(model: nnx.Module, path: Sequence[str | int]) -> nnx.Module:
+    found: Any = model
     for name in path:
-        model = model[name] if isinstance(name, int) else getattr(model, name)
-    return model
+        found = found[name] if isinstance(name, int) else getattr(found, name)
+    return found
 
 
 def _check_blocks(tower: nnx.Module, adapter: Adapter) -> None:
@@ -107,9 +108,7 @@ def _check_blocks(tower: nnx.Module, adapter: Adapter) -> None:
     check_halves(Halves(block, adapter.attention, adapter.attend), width)
 
 
-def _accelerate_tower(
-    tower: nnx.Module, adapter: Adapter, reduction: Any, rngs: nnx.Rngs | None
-) -> None:
+def _accelerate_tower(tower: Any, adapter: Adapter, reduction: Any, rngs: nnx.Rngs | None) -> None:
     """Gives a tower its reducer, and its class the call that walks."""
     blocks = adapter.list_blocks(tower)
     width, heads = adapter.sizes(blocks[0])

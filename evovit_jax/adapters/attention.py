@@ -24,7 +24,7 @@ class Attend(Protocol):
 
     def __call__(
         self,
-        attention: nnx.Module,
+        attention: Any,
         request: AttentionRequest,
         tokens: TokenSet,
         x: Float[Array, "b n d"],
@@ -34,13 +34,14 @@ class Attend(Protocol):
         """What the module returns, and the view that was asked for.
 
         Args:
-          attention: the module.
+          attention: the module, of whatever class.
           request: what the reducer wants.
           tokens: the set whose normalised tokens are `x`.
           x: what the block calls the module with.
           *args: what else it is called with.
           **kwargs: likewise.
         """
+        ...
 
 
 def attend_heads(
@@ -84,7 +85,7 @@ def flax_attention(
     """
     del tokens
     edited = x if request.edit is None else request.edit(x)
-    args = [edited if value is x else value for value in args]
+    args = tuple(edited if value is x else value for value in args)
     kwargs = {name: edited if value is x else value for name, value in kwargs.items()}
     given = [value for value in (*args, *kwargs.values()) if hasattr(value, "shape")]
     if any(value is not edited for value in given):

@@ -16,7 +16,7 @@ from evovit_jax.errors import UserError
 Path = tuple[str | int, ...]
 
 
-def find_blocks(model: nnx.Module) -> Path:
+def find_blocks(model: nnx.Module) -> tuple[str, ...]:
     """Where the list of a model's blocks is.
 
     Raises:
@@ -35,7 +35,7 @@ def find_blocks(model: nnx.Module) -> Path:
             "nnx.MultiHeadAttention each; describe it with evovit_jax.adapters.Adapter "
             "(docs/accelerate.md)"
         )
-    return lists[0]
+    return tuple(map(str, lists[0]))
 
 
 def _are_blocks(part: nnx.Module) -> bool:

@@ -201,8 +201,9 @@ def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
     """All fields by their full names, such as "optim.learning_rate"."""
     names = []
     for key in config:
-        if isinstance(config[key], ConfigDict):
-            names += field_names(config[key], f"{prefix}{key}.")
+        value = config[key]
+        if isinstance(value, ConfigDict):
+            names += field_names(value, f"{prefix}{key}.")
         else:
             names.append(prefix + key)
     return names
@@ -210,6 +211,7 @@ def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
 
 def value_of(config: ConfigDict, name: str) -> Any:
     """The value of the field of this full name."""
+    found: Any = config
     for part in name.split("."):
-        config = config[part]
-    return config
+        found = found[part]
+    return found

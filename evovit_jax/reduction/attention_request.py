@@ -100,4 +100,5 @@ class AttentionView:
 
     def patch_scores(self, prefix: int) -> Float[Array, "b p"]:
         """The class row of the patch tokens, the mean over heads; float32 `[b, n - prefix]`."""
+        assert self.class_row is not None, "the request must ask for the class row"
         return self.class_row[:, :, prefix:].mean(axis=1)

@@ -72,5 +72,5 @@ def falling_keep_rate(
 def _between(final: float | tuple[float, ...], share: float) -> float | tuple[float, ...]:
     """`final` at share 0, 1 at share 1."""
     if isinstance(final, tuple):
-        return tuple(_between(rate, share) for rate in final)
+        return tuple(rate + (1 - rate) * share for rate in final)
     return final + (1 - final) * share

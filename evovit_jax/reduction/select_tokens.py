@@ -48,8 +48,8 @@ def select_tokens(
     """
     check_shapes(features, scores, keys)
     dominant, contextual = _counts(k, np.shape(features)[1])
-    arrays = (jnp.asarray(array) for array in (features, scores, keys))
-    return _select(*arrays, dominant, contextual, add_target)
+    x, scores, keys = jnp.asarray(features), jnp.asarray(scores), jnp.asarray(keys)
+    return _select(x, scores, keys, dominant, contextual, add_target)
 
 
 def _select(

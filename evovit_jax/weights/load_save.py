@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from etils import epath
@@ -165,11 +165,11 @@ def _write_export(model: nnx.Module, folder: pathlib.Path) -> None:
 
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
         writer.save(folder / VARIABLES, args=ocp.args.PyTreeSave(values))
-    reducer = getattr(model, "reducer", None)
+    reducer: Any = getattr(model, "reducer", None)
     trained = getattr(reducer, "trained_settings", ())
     about = {
         "model": type(model).__name__,
-        "config": dataclasses.asdict(model.config),
+        "config": dataclasses.asdict(cast(Any, model).config),
         "reducer": type(reducer).__name__,
         "settings": {name: getattr(reducer.fields, name) for name in trained},
     }
