@@ -32,7 +32,8 @@ def parse_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--models", default="", help="NAME or NAME+REDUCTION, semicolons between them")
     add("--batch_sizes", default="1,16", help="images at once, commas between them")
-    add("--mode", default="inference", choices=(*own_models.MODES, "data"))
+    modes = (*own_models.MODES, "data")
+    add("--mode", default="inference", choices=modes, help="what is timed; data: the pipeline")
     add("--target", default="", help="TPUs that are not here, v5e,v6e: their compiler's estimates")
     dtypes = ("float32", "bfloat16", "float16")
     add("--dtype", choices=dtypes, help="float32 by default, with --target bfloat16")
