@@ -30,7 +30,7 @@ def row(name: str) -> tuple[str, ...]:
     links = [f"[{where}](https://github.com/{where})" for where in card.equal_to]
     return (
         f"`{name}`",
-        _paper(name),
+        f"[{card.title}](https://arxiv.org/abs/{card.paper})",
         card.summary,
         training,
         card.score,
@@ -59,18 +59,14 @@ def listing() -> str:
     items = ("Without training, or with it", "Trained")
     lines = []
     for item, names in zip(items, by_training(), strict=True):
-        text = f"- {item}: {', '.join(map(_paper, names))}."
+        titles = ", ".join(reducer_class(name).card.title for name in names)
+        text = f"- {item}: {titles}."
         lines.append(
             textwrap.fill(
                 text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
             )
         )
     return "\n".join(lines)
-
-
-def _paper(name: str) -> str:
-    card = reducer_class(name).card
-    return f"[{card.title}](https://arxiv.org/abs/{card.paper})"
 
 
 def words() -> str:
