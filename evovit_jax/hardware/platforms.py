@@ -12,6 +12,9 @@ import jax
 # The platform that everything traced inside is compiled for, where that is known beforehand:
 # `with compiling_for("cpu"): ...`. It is part of the key of JAX's caches.
 compiling_for = jax.make_user_context(default_value=None)
+# What `compiling_for` takes for a program that may run on several platforms, and for one that is
+# handed to a library with other operators than XLA's, such as ONNX.
+SEVERAL, OTHER = "several", "other"
 
 
 def by_platform(*arrays: Any, tpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
@@ -21,9 +24,17 @@ def by_platform(*arrays: Any, tpu: Callable[..., Any], default: Callable[..., An
     say which platform it is, one is traced; else both, and the compiler sees the one that it needs.
     """
     platform = known_platform()
-    if platform is not None:
+    if platform not in (None, SEVERAL):
         return (tpu if platform == "tpu" else default)(*arrays)
     return jax.lax.platform_dependent(*arrays, tpu=tpu, default=default)
+
+
+def as_one(function: Callable[..., Any], *arrays: Any) -> Any:
+    """`function` of the arrays; in a program for another library one call that has its name.
+
+    Such a library may have an operator for all of it.
+    """
+    return (jax.jit(function) if known_platform() == OTHER else function)(*arrays)
 
 
 def platform() -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Shaped
 
 from evovit_jax.data import on_device
 from evovit_jax.hardware import platforms
@@ -45,9 +45,9 @@ def chunked(function: Callable[[Array], Any], chunk: int | None) -> Callable[[Ar
 
     @functools.wraps(function)
     def run(images: Array) -> Any:
-        n = len(images)
-        if not chunk or n <= chunk or jax.sharding.get_abstract_mesh().size > 1:
+        if not chunk or len(images) <= chunk or jax.sharding.get_abstract_mesh().size > 1:
             return function(images)
+        n = len(images)
         whole = n - n % chunk
         parts = images[:whole].reshape(-1, chunk, *images.shape[1:])
         results = jax.lax.map(function, parts)
@@ -107,15 +107,20 @@ def forward(
 def of_pixels(
     model: nnx.Module, mean: Sequence[float], std: Sequence[float]
 ) -> tuple[
-    Callable[[Any, UInt8[Array, "b h w c"]], tuple[Array, tuple[Array, ...]]],
+    Callable[[Any, Shaped[Array, "b h w c"]], tuple[Array, tuple[Array, ...]]],
     Callable[[Variables, Variables], Any],
 ]:
-    """As `forward`, of uint8 pixels, and `fold` of `folded`: the way to logits of every command."""
+    """As `forward`, of uint8 pixels, and `fold` of `folded`: the way to logits of every command.
+
+    Images that are float32 are taken to be normalised.
+    """
     graphdef, fold = folded(model)
 
-    def look(state: Any, pixels: Array) -> tuple[Array, tuple[Array, ...]]:
+    def look(state: Any, images: Array) -> tuple[Array, tuple[Array, ...]]:
         run = forward(graphdef, chunk=default_chunk(model.config.image_size))
-        return run(state, on_device.normalize(pixels, mean, std))
+        if images.dtype == jnp.uint8:
+            images = on_device.normalize(images, mean, std)
+        return run(state, images)
 
     return look, fold
 

@@ -10,10 +10,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, BFloat16, Float
 
-from evovit_jax.hardware.platforms import by_platform
+from evovit_jax.hardware.platforms import as_one, by_platform
 
-# Without what it computed on the way: the backward pass computes that again from its input.
-gelu_erf = jax.checkpoint(functools.partial(jax.nn.gelu, approximate=False))
+
+@jax.checkpoint
+def gelu_erf(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """GELU without what it computed on the way: the backward pass computes that again."""
+    return jax.nn.gelu(x, approximate=False)
+
+
 # u(x) = x (a + b x^2 + c x^4), fitted for 0.5 (1 + tanh(u)) to be the normal distribution function
 # within 2.6e-5 for x^2 up to 36, from where on both are 0 or 1.
 GELU_TANH = (0.7975077883222883, 0.03700571944886032, -0.00035152677734300773)
@@ -25,7 +30,7 @@ def gelu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     The backward pass keeps `x` alone: what else it needs is cheaper computed than stored.
     """
     if x.dtype != jnp.bfloat16:
-        return gelu_erf(x)
+        return as_one(gelu_erf, x)
     return by_platform(x, tpu=gelu_bfloat16, default=gelu_erf)
 
 

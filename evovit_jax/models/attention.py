@@ -192,7 +192,7 @@ def _weights(
     logits = jnp.einsum("bhnc,bhmc->bhnm", q * scale, k, preferred_element_type=jnp.float32)
     if bias is not None:
         logits = logits + jnp.broadcast_to(bias, logits.shape)
-    return jax.nn.softmax(logits, axis=-1) if normalise is None else normalise(logits)
+    return platforms.as_one(jax.nn.softmax, logits) if normalise is None else normalise(logits)
 
 
 def attention_weights(

@@ -192,7 +192,7 @@ class ConViT(TokenModel):
         patches = start_tokens(self.embed(images, train=train), prefix=0, **made)
         local = list(self.blocks)[: self.config.local_blocks]
         x = through_blocks(local, patches, first=self.reducer.backbone.depth).x
-        token = jnp.broadcast_to(self.cls_token[...], (len(x), 1, x.shape[2])).astype(x.dtype)
+        token = jnp.broadcast_to(self.cls_token[...], (x.shape[0], 1, x.shape[2])).astype(x.dtype)
         tokens = start_tokens(jnp.concatenate([token, x], axis=1), prefix=self.prefix, **made)
         return tokens.put_aside(last_local=x) if local else tokens
 

@@ -148,7 +148,7 @@ class ConvPatchEmbed(nnx.Module):
         x = images
         for i, conv in enumerate(self.proj):
             x = conv(x if i == 0 else jax.nn.relu(x))
-        return x.reshape(len(x), -1, x.shape[-1])
+        return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 class Embedding(nnx.Module):
@@ -178,7 +178,7 @@ class Embedding(nnx.Module):
         grid = self.patch_embed.grid(*size)
         images = scaled(images, size, crop=self.config.crop_scale)
         x = self.patch_embed(images.astype(self.dtype))
-        token = jnp.broadcast_to(self.cls_token[...], (len(x), 1, x.shape[2]))
+        token = jnp.broadcast_to(self.cls_token[...], (x.shape[0], 1, x.shape[2]))
         positions = self.pos_embed[...]
         own = resize_positions(positions[:, 1:], self.grid, grid)
         positions = jnp.concatenate([positions[:, :1], own], axis=1).astype(self.dtype)

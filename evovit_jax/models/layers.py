@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from evovit_jax.errors import UserError
+from evovit_jax.hardware import platforms
 from evovit_jax.hardware.platforms import by_platform
 from evovit_jax.models.activations import ACTIVATIONS
 from evovit_jax.models.attention import (
@@ -45,7 +46,24 @@ class LayerNorm(nnx.LayerNorm):
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         """Each token minus its mean, over its standard deviation, scaled and shifted."""
-        return super().__call__(x.astype(jnp.float32)).astype(self.out_dtype)
+        x = x.astype(jnp.float32)
+        if platforms.known_platform() == platforms.OTHER:
+            settings = (self.scale[...], self.bias[...], jnp.float32(self.epsilon))
+            return platforms.as_one(layer_norm, x, *settings).astype(self.out_dtype)
+        return super().__call__(x).astype(self.out_dtype)
+
+
+def layer_norm(
+    x: Float[Array, "*b d"],
+    scale: Float[Array, "d"],
+    bias: Float[Array, "d"],
+    epsilon: Float[Array, ""],
+) -> Float[Array, "*b d"]:
+    """Layer normalisation as one function of all that it depends on."""
+    shape = (1,) * (x.ndim - 1) + (-1,)
+    x = x - x.mean(axis=-1, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + epsilon)
+    return x * scale.reshape(shape) + bias.reshape(shape)
 
 
 class Attention(nnx.Module):
@@ -322,7 +340,7 @@ class PatchEmbed(nnx.Module):
         x = jax.lax.conv_general_dilated(
             images.astype(dtype), kernel, (p, p), "VALID", dimension_numbers=LAYOUT
         )
-        x = x.reshape(len(x), -1, x.shape[3])
+        x = x.reshape(x.shape[0], -1, x.shape[3])
         if self.proj.bias is None:
             return x
         return x + self.proj.bias[...].astype(dtype)[None, None]

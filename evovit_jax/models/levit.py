@@ -51,7 +51,7 @@ class Stem(nnx.Module):
         x = images
         for i, conv in enumerate(self.convs):
             x = conv(x if i == 0 else jax.nn.hard_swish(x), train=train)
-        return x.reshape(len(x), -1, x.shape[-1])
+        return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 class LeViT(TokenModel):
@@ -127,7 +127,7 @@ class LeViT(TokenModel):
                     f"pixels, got {images.shape[1]}x{images.shape[2]}; make it with image_size"
                 )
             return x
-        token = jnp.broadcast_to(self.cls_token[...], (len(x), 1, x.shape[2])).astype(dtype)
+        token = jnp.broadcast_to(self.cls_token[...], (x.shape[0], 1, x.shape[2])).astype(dtype)
         positions = positions_for(self.pos_embed[...], self.grid, grid).astype(dtype)
         return jnp.concatenate([token, x], axis=1) + positions
 

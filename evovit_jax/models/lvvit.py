@@ -90,7 +90,7 @@ class Stem(nnx.Module):
         for conv in self.convs:
             x = jax.nn.relu(conv(x, train=train))
         x = self.proj(x)
-        return x.reshape(len(x), -1, x.shape[-1])
+        return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 class LVViT(VisionTransformer):

@@ -109,7 +109,7 @@ class PatchEmbed(nnx.Module):
     def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b p d"]:
         """Patch tokens in raster order."""
         x = self.conv(images)
-        return x.reshape(len(x), -1, x.shape[-1])
+        return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 class Pool(nnx.Module):
@@ -197,7 +197,7 @@ class PiT(TokenModel):
         x = self.patch_embed(images.astype(dtype))
         x = x + resize_positions(positions, self.grid, grid).astype(dtype)
         classes = self.cls_token[...].astype(dtype)
-        classes = jnp.broadcast_to(classes, (len(x), *classes.shape[1:]))
+        classes = jnp.broadcast_to(classes, (x.shape[0], *classes.shape[1:]))
         return jnp.concatenate([classes, x], axis=1)
 
     def classify(self, tokens: TokenSet) -> tuple[Float[Array, "b k"], Outputs]:

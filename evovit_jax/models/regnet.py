@@ -150,7 +150,7 @@ class RegNet(Unreduced):
         for blocks in self.stages:
             for block in blocks:
                 x = block(x, train=train)
-        features = x.reshape(len(x), -1, x.shape[-1])
+        features = x.reshape(x.shape[0], -1, x.shape[-1])
         logits = self.head(features.astype(jnp.float32).mean(axis=1))
         return logits, Outputs(features=features)
 

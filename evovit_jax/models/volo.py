@@ -277,7 +277,7 @@ class VOLO(TokenModel):
         x = self.patch_embed(images.astype(dtype), train=train)
         tokens = start_tokens(x, prefix=0, grid=fine, **given)
         tokens = through_blocks(self.outlookers, tokens, first=len(self.blocks))
-        shown = tokens.x.reshape(len(x), *fine, -1)
+        shown = tokens.x.reshape(x.shape[0], *fine, -1)
         rows, columns = (size // POOLING for size in fine)
         # A last odd row or column is lost, as in a convolution.
         x = self.downsample(shown[:, : rows * POOLING, : columns * POOLING])
@@ -288,7 +288,7 @@ class VOLO(TokenModel):
     def classify(self, tokens: TokenSet) -> tuple[Float[Array, "b k"], Outputs]:
         """Logits, normalised features with the class token first, and what `aux` has to show."""
         x = tokens.x
-        token = jnp.broadcast_to(self.cls_token[...], (len(x), 1, x.shape[2])).astype(x.dtype)
+        token = jnp.broadcast_to(self.cls_token[...], (x.shape[0], 1, x.shape[2])).astype(x.dtype)
         x, bias = jnp.concatenate([token, x], axis=1), class_bias(tokens)
         for block in self.post_network:
             x = block(x, bias)

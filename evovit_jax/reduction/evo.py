@@ -224,7 +224,7 @@ class SlowFast(Reducer):
             return tokens  # no placeholder is left, hence no representative token either
         if tokens.scores is None:
             # Nothing has been scored before block 0: all tokens are equal.
-            tokens = tokens.replace(scores=jnp.ones((len(tokens.x), tokens.patches)))
+            tokens = tokens.replace(scores=jnp.ones((tokens.x.shape[0], tokens.patches)))
         return enter_slow_path(
             tokens, count, block=block, fast_update=self.fields.representative_token
         )

@@ -122,5 +122,5 @@ def _strided(
     scores: Float[Array, "b p"], grid: tuple[int, int], stride: int
 ) -> Float[Array, "b q"]:
     """The scores at every `stride`-th row and column."""
-    raster = scores.reshape(len(scores), *grid)
-    return raster[:, ::stride, ::stride].reshape(len(scores), -1)
+    raster = scores.reshape(scores.shape[0], *grid)
+    return raster[:, ::stride, ::stride].reshape(scores.shape[0], -1)

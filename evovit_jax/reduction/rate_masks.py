@@ -72,7 +72,7 @@ class Searching(Reducer):
         """Everything is there, and stands for itself."""
         return tokens.replace(
             sizes=jnp.ones(tokens.x.shape[:2]), mask=jnp.ones(tokens.x.shape[:2], bool)
-        ).put_aside(there=jnp.ones((len(tokens.x), tokens.patches)))
+        ).put_aside(there=jnp.ones((tokens.x.shape[0], tokens.patches)))
 
     def attention_request(self, block: int, tokens: TokenSet) -> AttentionRequest:
         """Class attention, to what is there, in proportion to sizes."""

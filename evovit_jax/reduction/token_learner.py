@@ -117,7 +117,7 @@ class Learner(nnx.Module):
         if hasattr(self, "token_masking"):
             weights = jax.nn.softmax(self.token_masking(normed), axis=1)
         else:
-            maps = normed.reshape(len(x), *grid, -1)
+            maps = normed.reshape(x.shape[0], *grid, -1)
             for i, conv in enumerate(self.convs):
                 maps = conv(jax.nn.gelu(maps, approximate=True) if i else maps)
             weights = jax.nn.sigmoid(maps).reshape(*x.shape[:2], -1)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from evovit_jax.hardware.platforms import by_platform
+from evovit_jax.hardware import platforms
 from evovit_jax.parallel.per_device import per_device
 from evovit_jax.reduction import one_hot
 
@@ -132,10 +132,15 @@ def top_k(scores: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int
 
 
 def local(*arrays: Any, tpu: Callable, default: Callable) -> Any:
-    """A function of a batch of images, of each device's own: `tpu` on TPUs, `default` elsewhere."""
+    """A function of a batch of images, of each device's own: `tpu` on TPUs, `default` elsewhere.
+
+    A program for another library has `tpu` too: matrix products and comparisons are everywhere.
+    """
+    if platforms.known_platform() == platforms.OTHER:
+        return tpu(*arrays)
     counts = (n for x in jax.tree.leaves(arrays) for n in x.shape[1:2])
     if all(n <= one_hot.MOST_TOKENS for n in counts):
-        default = functools.partial(by_platform, tpu=tpu, default=default)
+        default = functools.partial(platforms.by_platform, tpu=tpu, default=default)
     return per_device(default, *arrays)
 
 
