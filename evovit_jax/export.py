@@ -72,6 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
         f"the logits of {check['images']} images ({printable(check['of'])}) differ by at most "
         f"{check['largest_difference']:.1e}"
     )
+    if ties := len(check["undecided"]):
+        print(f"but for {ties} with tied tokens, of which the network itself may choose either")
     if flags.json:
         print(tables.json_line(about))
     return 0

@@ -52,7 +52,7 @@ class Format:
 # By name: the module in this room, the extra that it takes, and the modules of that.
 _TABLE = {
     "stablehlo": ("stablehlo", "", ()),
-    "onnx": ("onnx_graph", "onnx", ("jax2onnx", "onnxruntime")),
+    "onnx": ("onnx_model", "onnx", ("onnx", "onnxruntime")),
     "saved_model": ("saved_model", "tf", ("tensorflow",)),
 }
 NAMES = tuple(_TABLE)
