@@ -47,6 +47,8 @@ def drawn(name: str, reduction: str) -> nnx.Module:
         if "'var'" in name:
             return rng.uniform(0.5, 1.5, shape.shape).astype(np.float32)
         spread, middle = 0.1, 1.0 if "'scale'" in name else 0.0
+        if ("proj" in name or "fc2" in name) and "'scale'" in name:
+            middle = 0.2  # what a block adds is a part of what it finds
         if "kernel" in name:
             spread = np.prod(shape.shape[:-1]) ** -0.5
         return rng.normal(middle, spread, shape.shape).astype(np.float32)

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "evovit_jax"
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 DOORS = {
     "main", "evaluate", "predict", "compare", "benchmark", "visualize", "analyze", "convert",
-    "calibrate",
+    "calibrate", "export",
 }  # fmt: skip
 
 

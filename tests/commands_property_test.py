@@ -57,6 +57,10 @@ COMMANDS = {
         {"input": "run", "output": "out.npz"},
         ("model", "family", "reduction", "image_size", "num_classes"),
     ),
+    "export": Command(
+        {"weights": "run", "output": "out.stablehlo"},
+        (*LOOKS, "format", "input", "data", "data_dir", "tolerance", "class_names"),
+    ),
     "benchmark": Command(
         {"models": "deit_tiny_patch16_224", "image_size": "16", "rounds": "1", "seconds": "0.01",
          "batch_sizes": "1"},

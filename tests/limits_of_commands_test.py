@@ -14,6 +14,7 @@ COMMANDS = {
     "compare": ["--data=folder:x", "--reductions=none", "--output=x"],
     "convert": ["--input=x", "--output=y"],
     "evaluate": ["--data=folder:x"],
+    "export": ["--output=x"],
     "predict": ["x.jpg"],
     "visualize": ["x.jpg", "--output=x"],
 }

@@ -118,17 +118,25 @@ def gather(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
         return [_part(graph, equation, value, index.known, shape)]
     if not whole or set(named) != set(axes.collapsed_slice_dims):
         raise Unsupported("gather of parts")
-    if tuple(axes.start_indices_batching_dims) != tuple(range(len(same))):
-        raise Unsupported("gather along other axes")
     value = graph.transposed(value, [*same, *named, *rest])
-    index = converted(graph, graph.whole(index), np.int64)
+    # Of the index's axes first those that go along with the operand's.
+    along = list(axes.start_indices_batching_dims)
+    first = [*along, *(i for i in range(len(index.shape) - 1) if i not in along)]
+    index = graph.transposed(graph.whole(index), [*first, len(first)])
+    index = converted(graph, index, np.int64)
     (name,) = graph.node("GatherND", graph.name(value), index.name, batch_dims=len(same))
-    there = (*index.shape[:-1], *(value.shape[len(same) + len(named) :]))
-    offsets = [len(index.shape) - 1 + i for i in range(len(rest))]
-    others = iter(range(len(index.shape) - 1))
-    inner = dict(zip(axes.offset_dims, offsets, strict=True))
-    order = [inner[i] if i in inner else next(others) for i in range(len(shape))]
+    there = (*index.shape[:-1], *value.shape[len(same) + len(named) :])
+    inner = {axis: len(first) + i for i, axis in enumerate(axes.offset_dims)}
+    others = iter(range(len(first)))
+    order = [inner[i] if i in inner else first.index(next(others)) for i in range(len(shape))]
     return [graph.transposed(Value(there, there, name), order)]
+
+
+def reverse(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
+    value, axes = graph.whole(inputs[0]), equation.params["dimensions"]
+    last, before_first = [-1] * len(axes), [-(2**31)] * len(axes)
+    parts = [graph.constant(x, np.int64) for x in (last, before_first, axes, last)]
+    return [result(graph, equation, "Slice", graph.name(value), *parts)]
 
 
 def _part(graph: Graph, equation: Any, value: Value, first: np.ndarray, shape: Shape) -> Value:

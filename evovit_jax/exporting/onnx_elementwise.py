@@ -44,7 +44,7 @@ ELEMENTWISE = {
 }
 
 
-def broadcasting(operator: str) -> Operator:
+def broadcasting(operator: str, **attributes: Any) -> Operator:
     """An operator that broadcasts its inputs, one node."""
 
     def write(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
@@ -53,7 +53,7 @@ def broadcasting(operator: str) -> Operator:
         shape = equation.outvars[0].aval.shape
         held = np.broadcast_shapes(*([1 if h == 1 else 2 for h in v.held] for v in inputs))
         held = tuple(1 if h == 1 else s for h, s in zip(held, shape, strict=True))
-        (name,) = graph.node(operator, *map(graph.name, inputs))
+        (name,) = graph.node(operator, *map(graph.name, inputs), **attributes)
         return [Value(shape, held, name)]
 
     return write

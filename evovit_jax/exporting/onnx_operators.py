@@ -164,6 +164,7 @@ OPERATORS: dict[str, Operator] = {
     **{name: lambda graph, equation, inputs: list(inputs) for name in SAME},
     "ne": onnx_elementwise.not_equal,
     "erfc": onnx_elementwise.one_minus_erf,
+    "rem": broadcasting("Mod", fmod=1),  # of the dividend's sign
     "rsqrt": chain(("Sqrt",), ("Reciprocal",)),
     "log1p": chain(("Add", 1), ("Log",)),
     "expm1": chain(("Exp",), ("Sub", 1)),
@@ -179,6 +180,7 @@ OPERATORS: dict[str, Operator] = {
     "concatenate": onnx_axes.concatenate,
     "stack": onnx_axes.stack,
     "pad": onnx_axes.pad,
+    "rev": onnx_axes.reverse,
     "slice": onnx_axes.cut,
     "split": onnx_axes.split,
     "iota": onnx_axes.iota,

@@ -93,7 +93,7 @@ OPERATIONS = {
     "comparisons": lambda x: jnp.where((x > 0) & ~(x != 0.5) | (x <= -1), x, 2 * x),
     "integers": lambda x: (x * 10).astype(jnp.int32) // 3 + jnp.maximum(4, 3),
     "any and all": lambda x: (x > 0).any(axis=1) | (x < 9).all(axis=(1, 2))[:, None],
-    "reductions": lambda x: x.sum(axis=1) - x.max(axis=2) * x.min(axis=1) + x.prod(axis=1),
+    "reductions": lambda x: x.sum(axis=1) - x.max(axis=1) * x.min(axis=1) + x.prod(axis=1),
     "extremes": lambda x: x.argmax(axis=2) - x.argmin(axis=2),
     "repeated": lambda x: jnp.concatenate([x, jnp.broadcast_to(ROWS[None], (x.shape[0], 3, 4))], 1),
     "sum of repeated": lambda x: jnp.broadcast_to(x[:, :, :1], x.shape).sum(axis=2),
@@ -103,7 +103,7 @@ OPERATIONS = {
     "one row": lambda x: x[:, 1] + x[:, -1, :],
     "rows": lambda x: jnp.take(x, jnp.array([2, 0]), axis=1),
     "rows of each": lambda x: jnp.take_along_axis(x, x.argmax(1)[:, None], axis=1, mode="clip"),
-    "largest": lambda x: jax.lax.top_k(x, 2)[0] * jax.lax.top_k(x, 2)[1],
+    "largest": lambda x: jnp.stack([k.astype(jnp.float32) for k in jax.lax.top_k(x, 2)], axis=1),
     "matrices": lambda x: jnp.einsum("bij,kj->bik", x, ROWS) @ x,
     "of each image": lambda x: jnp.einsum("bij,bkj->bki", x, x),
     "sums first": lambda x: jnp.einsum("bij,i->bj", x, ROWS[:, 0]),
@@ -129,7 +129,10 @@ def test_an_operation_computes_the_same(name, tmp_path):
     [
         (lambda x: jax.lax.fori_loop(0, 3, lambda i, x: x + 1, x), "scan"),
         (lambda x: jnp.linalg.inv(x[:, :3, :3]), "lu"),
-        (lambda x: jnp.arange(x.shape[0])[:, None] + x[:, 0], "iota over the batch"),
+        (
+            lambda x: jnp.arange(x.shape[0], dtype=jnp.float32)[:, None] + x[:, 0],
+            "iota over the batch",
+        ),
     ],
 )
 def test_what_onnx_has_no_operator_for_is_named_and_nothing_written(function, operation, tmp_path):
