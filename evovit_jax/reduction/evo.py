@@ -205,6 +205,11 @@ class SlowFast(Reducer):
         """Whether any block after `block` selects."""
         return any(map(self.selects, range(block + 1, self.backbone.depth)))
 
+    def is_replaced_after(self, block: int) -> bool:
+        """Whether the scores of the next block replace those of `block` before any are used."""
+        weight = self.weight(block + 1)
+        return isinstance(weight, float) and weight == 1.0 and not self.selects(block + 1)
+
     def count(self, block: int, patches: int) -> int:
         """How many of `patches` patch tokens `block`, which selects, keeps on the slow path."""
         fields, rate = self.fields, self.fields.keep_rate
@@ -232,7 +237,9 @@ class SlowFast(Reducer):
     def attention_request(self, block: int, tokens: TokenSet) -> AttentionRequest:
         """Class attention, in every block that a later selection depends on."""
         del tokens
-        return self.class_row() if self.selects_after(block) else NOTHING_ASKED
+        if not self.selects_after(block) or self.is_replaced_after(block):
+            return NOTHING_ASKED
+        return self.class_row()
 
     def after_attention(self, block: int, tokens: TokenSet, attention: AttentionView) -> TokenSet:
         """Moves the scores of the tokens on the slow path towards their class attention."""

@@ -184,6 +184,18 @@ def test_scores_follow_the_running_mean_with_alpha():
     assert np.abs(np.asarray(logits) - np.asarray(others)).max() > 0
 
 
+def test_class_attention_is_asked_for_where_a_selection_depends_on_it():
+    def asked(reduction):
+        reducer = tiny(reduction).reducer
+        tokens = start_tokens(jnp.zeros((1, 17, 12)), prefix=1, grid=(4, 4))
+        return [i for i in range(6) if reducer.attention_request(i, tokens).needs]
+
+    assert asked("evo") == [1, 2, 3]  # selects before 2 and 4; 0 is replaced by 1
+    assert asked("evo,average_from=1") == [0, 1, 2, 3]
+    assert asked("evo,average_from=4") == [1, 3]
+    assert asked("evo,average_from=4,selection=layer") == [1, 2, 3, 4]
+
+
 def test_averaging_may_start_earlier():
     model, batch = tiny(), images()
     late = run(model, batch)[0]
