@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Shaped
 
 from evovit_jax.data import on_device
 from evovit_jax.hardware import platforms
-from evovit_jax.models.batch_norm import BatchNorm, fuse
+from evovit_jax.models.batch_norm import fold_in_place
+from evovit_jax.models.narrowing import narrow
 from evovit_jax.models.variables import Skeleton, Variables
 
 # Pixels at once on a CPU, whose caches hold the activations of so many: 8 images of 224 px, 2 of
@@ -72,21 +73,30 @@ def program(
 def folded(model: nnx.Module) -> tuple[nnx.GraphDef, Callable[[Variables, Variables], Any]]:
     """A network for inference: its batch norms are folded into the layers beside them.
 
+    Parameters of layers that compute in bfloat16 are rounded once, to what every call would make of
+    them.
+
     Args:
       model: its values are not read.
 
     Returns:
       The network's graph, and a function from parameters and statistics to its state.
     """
-    skeleton = Skeleton(model)
-    graphdef = nnx.split(nnx.eval_shape(fuse, model))[0]
+    skeleton, changed = Skeleton(model), False
+
+    def ready(model: nnx.Module) -> nnx.Module:
+        nonlocal changed
+        model = nnx.clone(model)
+        norms, narrower = fold_in_place(model), narrow(model)
+        changed = norms or narrower
+        return model
 
     def fold(params: Variables, stats: Variables) -> Any:
-        return nnx.split(fuse(skeleton.build(params, stats)))[1]
+        return nnx.split(ready(skeleton.build(params, stats)))[1]
 
-    # Compiled, so that all who fold get the same bits; where nothing is folded, it would copy all.
-    norms = any(isinstance(module, BatchNorm) for _, module in nnx.iter_modules(model))
-    return graphdef, jax.jit(fold) if norms else fold
+    graphdef = nnx.split(nnx.eval_shape(ready, model))[0]
+    # Compiled, so that all who fold get the same bits; where nothing changes, it would copy all.
+    return graphdef, jax.jit(fold) if changed else fold
 
 
 def forward(
