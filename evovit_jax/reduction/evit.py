@@ -35,11 +35,11 @@ from evovit_jax.reduction.card import OPTIONAL, Card
 from evovit_jax.reduction.in_pyramid import WithinStages
 from evovit_jax.reduction.tokens import (
     TokenSet,
+    among_top,
     follow,
-    gather,
+    gather_and_sum,
     keep,
     kept_moves,
-    membership,
     top_k,
     with_prefix,
 )
@@ -105,15 +105,11 @@ class EViT(WithinStages):
 def fuse(tokens: TokenSet, index: Int[Array, "b k"], scores: Float[Array, "b p"]) -> TokenSet:
     """Keeps the patch tokens at `index`; the others become one last token, `sum(score * x)`."""
     prefix = tokens.prefix
-    weights = jnp.where(membership(index, tokens.patches), 0.0, scores)
-    patches = tokens.x[:, prefix:]
-    fused = jnp.einsum(
-        "bp,bpd->bd", weights, patches.astype(jnp.float32), precision="highest"
-    ).astype(patches.dtype)
+    weights = jnp.where(among_top(scores, index), 0.0, scores)
     whole = with_prefix(index, prefix)
     moves = kept_moves(whole, tokens.x.shape[1], elsewhere=whole.shape[1])
     return tokens.replace(
-        x=jnp.concatenate([gather(tokens.x, whole), fused[:, None]], axis=1),
+        x=gather_and_sum(tokens.x, whole, weights),
         source=follow(tokens.source, moves),
         place=tokens.places_at(whole, new=1),
     )

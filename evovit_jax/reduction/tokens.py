@@ -166,7 +166,8 @@ def _take_and_sum(
     x: Float[Array, "b n d"], index: Int[Array, "b k"], weights: Float[Array, "b p"]
 ) -> Float[Array, "b k+1 d"]:
     last = x[:, x.shape[1] - weights.shape[1] :]
-    total = jnp.einsum("bp,bpd->bd", weights.astype(x.dtype), last)
+    precision = None if x.dtype == jnp.bfloat16 else "highest"
+    total = jnp.einsum("bp,bpd->bd", weights.astype(x.dtype), last, precision=precision)
     return jnp.concatenate([_take(x, index), total[:, None]], axis=1)
 
 
