@@ -2,9 +2,9 @@
 
     python experiments/results.py OUTPUT [--logs=docs/logs] [--prefix=finetune]
 
-OUTPUT is the folder of finetune_cifar10.sh or scratch_cifar10.sh. Prints a Markdown row for each
-run that has ended, and writes its log: a line of JSON that says what was run on what, then one for
-each evaluation. Times are those of the training steps alone.
+OUTPUT is the folder of digits.sh or finetune_cifar10.sh. Prints a Markdown row for each run that
+has ended, and writes its log: a line of JSON that says what was run on what, then one for each
+evaluation. Times are those of the training steps alone.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def accuracy(folder: pathlib.Path, reduction: str) -> str:
     """Top-1 in percent with its interval, of a reduction in a folder of `compare`; "" for none."""
     path = folder / "compare.csv"
     if path.exists():
-        for row in csv.DictReader(path.open()):
+        for row in csv.DictReader(path.read_text().splitlines()):
             if row["reduction"] == reduction:
                 low, high = float(row["top1_low"]), float(row["top1_high"])
                 return f"{float(row['top1']):.1f} ({low:.1f} to {high:.1f})"
@@ -79,7 +79,7 @@ def main() -> None:
         config = json.loads((workdir / "config.json").read_text())
         metrics = lines_of(workdir / "metrics.jsonl")
         seconds = training_seconds(metrics, config["batch_size"])
-        reduction = config["reduction"] or "none"
+        reduction = config["reduction"] or "the model's own"
         after = accuracy(flags.output / f"after_{name}_{seed}", reduction)
         about = {
             "name": name,
@@ -100,10 +100,13 @@ def main() -> None:
         gmacs = next(record["gmacs"] for record in reversed(metrics) if "gmacs" in record)
         before = accuracy(flags.output / f"before_{seed}", reduction)
         ours = after or f"{evaluations[-1]['val_top1']:.1f}"
-        time = f"{seconds / 60:.0f} min"
+        epochs = config["total_epochs"] or f"{metrics[-1]['step']} steps"
+        time = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
         link = f"[{log}](logs/{log})"
-        rows.append((name, seed, config["total_epochs"], time, f"{gmacs:.3f}", before, ours, link))
-    print(tables.markdown(COLUMNS, rows))
+        rows.append((name, seed, epochs, time, f"{gmacs:.3g}", before, ours, link))
+    filled = [i for i in range(len(COLUMNS)) if any(row[i] for row in rows)]
+    header, *rows = ([row[i] for i in filled] for row in (COLUMNS, *rows))
+    print(tables.markdown(header, rows))
 
 
 if __name__ == "__main__":

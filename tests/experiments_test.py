@@ -1,6 +1,7 @@
-"""The experiments that need a GPU run in their smoke form on what is here; images that are made."""
+"""The experiments: what needs a GPU in its smoke form, images that are made, tables of runs."""
 
 import csv
+import json
 import os
 import pathlib
 import runpy
@@ -60,3 +61,35 @@ def test_a_pasted_object_is_in_its_box(tmp_path, monkeypatch):
         inside[y0:y1, x0:x1] = True
         assert len(np.unique(pixels[inside])) == len(np.unique(pixels[~inside])) == 1
         assert pixels[inside][0] != pixels[~inside][0]
+
+
+def test_runs_become_rows_and_logs(tmp_path, monkeypatch, capsys):
+    """Of a run of 30 steps, of which the first 10 have no rate."""
+    output, logs = tmp_path / "out", tmp_path / "logs"
+    (output / "evit_3").mkdir(parents=True)
+    (output / "before_3").mkdir()
+    (output / "evit_3.json").write_text("{}")
+    (output / "unfinished_3").mkdir()
+    config = {"batch_size": 64, "reduction": "evit", "total_epochs": 3, "model": {"name": "net"}}
+    (output / "evit_3" / "config.json").write_text(json.dumps(config))
+    records = [
+        {"step": 10, "loss": 2.0, "gmacs": 0.8},
+        {"step": 10, "val_top1": 50.0},
+        {"step": 20, "loss": 1.5, "gmacs": 0.8, "images_per_second": 64.0},
+        {"step": 30, "loss": 1.0, "gmacs": 0.8, "images_per_second": 32.0},
+        {"step": 30, "val_top1": 81.25},
+    ]
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (output / "evit_3" / "metrics.jsonl").write_text(lines)
+    table = "reduction,top1,top1_low,top1_high\nevit,70.0,65.0,75.0\n"
+    (output / "before_3" / "compare.csv").write_text(table)
+    monkeypatch.setattr(sys, "argv", ["results.py", str(output), f"--logs={logs}"])
+    runpy.run_path(str(ROOT / "experiments" / "results.py"), run_name="__main__")
+    header, _, row = capsys.readouterr().out.splitlines()
+    assert header == "| Name | Seed | Epochs | Time | GMACs | Before | Ours | Log |"
+    log = "finetune_evit_3.jsonl"
+    cells = f"| evit | 3 | 3 | 45 s | 0.8 | 70.0 (65.0 to 75.0) | 81.2 | [{log}](logs/{log}) |"
+    assert row == cells
+    about, *evaluations = map(json.loads, (logs / log).read_text().splitlines())
+    assert about["training_seconds"] == 45.0
+    assert evaluations == [records[1], records[4]]

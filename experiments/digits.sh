@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# The runs on digits of docs/results.md, about eight minutes a seed on 2 CPU cores:
+#
+#     experiments/digits.sh OUTPUT [SEED...]
+#
+# The same command goes on where it was ended. `python experiments/results.py OUTPUT --prefix=digits`
+# prints the table and writes the logs.
+set -euo pipefail
+output=${1:?experiments/digits.sh OUTPUT [SEED...]}
+shift
+cd "$(dirname "$0")/.."
+mkdir -p "$output"
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$output/cache}
+for seed in "${@:-0}"; do
+    for config in digits_deit digits_evo levit_digits levit_digits_evo; do
+        run=$output/${config}_$seed
+        if [ ! -e "$run.json" ]; then
+            python -m evovit_jax.main --config="configs/$config.py" --workdir="$run" \
+                --config.seed="$seed" | tee -a "$run.log"
+            tail -n 1 "$run.log" >"$run.part"
+            mv "$run.part" "$run.json"
+        fi
+    done
+done
