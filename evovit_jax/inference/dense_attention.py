@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array
@@ -13,9 +12,10 @@ from jaxtyping import Array
 from evovit_jax.data import on_device
 from evovit_jax.inference import compiled
 from evovit_jax.inference.ready_model import ReadyModel
+from evovit_jax.inference.token_history import attention_to_inputs
 from evovit_jax.models.variables import Skeleton
 from evovit_jax.reduction.base import AttentionRequest, AttentionView, Backbone, Fields, Reducer
-from evovit_jax.reduction.tokens import TokenSet, group_sizes, spread
+from evovit_jax.reduction.tokens import TokenSet
 
 SEEN = "class_attention"
 
@@ -42,11 +42,8 @@ class Watching(Reducer):
         del block
         if attention.class_row is None:
             return tokens
-        row = attention.class_row.astype(jnp.float32).mean(axis=1)
-        sizes = group_sizes(tokens.source, row.shape[1])
-        share = row / jnp.maximum(sizes, 1).astype(jnp.float32)
-        of_patches = spread(share[..., None], tokens.source)[..., 0]
-        return tokens.put_aside(**{SEEN: tokens.aside.get(SEEN, 0.0) + of_patches})
+        shared = attention_to_inputs(attention.class_row, tokens.source)
+        return tokens.put_aside(**{SEEN: tokens.aside.get(SEEN, 0.0) + shared})
 
     def aux(self, tokens: TokenSet) -> dict[str, Array]:
         """float32 `[b, p]`, the sum over the blocks, of the patches of the input."""
