@@ -10,15 +10,10 @@ output=${1:?experiments/digits.sh OUTPUT [SEED...]}
 shift
 cd "$(dirname "$0")/.."
 mkdir -p "$output"
+source experiments/training.sh
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$output/cache}
 for seed in "${@:-0}"; do
     for config in digits_deit digits_evo levit_digits levit_digits_evo; do
-        run=$output/${config}_$seed
-        if [ ! -e "$run.json" ]; then
-            python -m evovit_jax.main --config="configs/$config.py" --workdir="$run" \
-                --config.seed="$seed" | tee -a "$run.log"
-            tail -n 1 "$run.log" >"$run.part"
-            mv "$run.part" "$run.json"
-        fi
+        trained "$output/${config}_$seed" --config="configs/$config.py" --config.seed="$seed"
     done
 done

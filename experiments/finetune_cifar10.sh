@@ -17,6 +17,7 @@ shift 3
 seeds=("${@:-0}")
 cd "$(dirname "$0")/.."
 mkdir -p "$output"
+source experiments/training.sh
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$output/cache}
 
 names=(dense evo evit dynamicvit tome topk)
@@ -42,17 +43,12 @@ subset() {
 
 # train NAME SEED INIT FLAGS...: a run in OUTPUT/NAME_SEED.
 train() {
-    local run=$1_$2 init=$3
+    local run=$1_$2 seed=$2 init=$3
     shift 3
-    if [ ! -e "$output/$run.json" ]; then
-        echo "== $run"
-        python -m evovit_jax.main --config="$config" --workdir="$output/$run" \
-            --config.seed="${run##*_}" --config.data="folder:$output/images/train" \
-            --config.eval_data="folder:$output/images/test" --config.init_weights="$init" \
-            "${smoke[@]}" "$@" | tee -a "$output/$run.log"
-        tail -n 1 "$output/$run.log" >"$output/$run.part"
-        mv "$output/$run.part" "$output/$run.json"
-    fi
+    trained "$output/$run" --config="$config" --config.seed="$seed" \
+        --config.data="folder:$output/images/train" \
+        --config.eval_data="folder:$output/images/test" --config.init_weights="$init" \
+        "${smoke[@]}" "$@"
 }
 
 # judge RUN REDUCTIONS NAME: top-1 of a run's weights with its interval.

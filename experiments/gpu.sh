@@ -12,6 +12,7 @@ output=${1:?say where the results go: experiments/gpu.sh OUTPUT [DATA]}
 data=${2:-}
 cd "$(dirname "$0")/.."
 mkdir -p "$output"
+source experiments/training.sh
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$output/cache}
 
 if [ "${SMOKE:-}" ]; then
@@ -43,6 +44,7 @@ benchmark() {
         python -m evovit_jax.benchmark --dtype=bfloat16 $quick "$@" --output="$output/$name.part"
         printf '    python -m evovit_jax.benchmark --dtype=bfloat16 %s' "$quick" >"$output/$name.part/command"
         printf " '%s'" "$@" >>"$output/$name.part/command"
+        rm -rf "${output:?}/$name"  # what lacks its table
         mv "$output/$name.part" "$output/$name"
     fi
 }
@@ -51,14 +53,8 @@ benchmark() {
 train() {
     local name=$1 config=$2
     shift 2
-    if [ ! -e "$output/$name.json" ]; then
-        echo "== $name"
-        # shellcheck disable=SC2086
-        python -m evovit_jax.main --config="configs/$config.py$variant" --workdir="$output/$name" \
-            $fields "$@" | tee "$output/$name.log"
-        tail -n 1 "$output/$name.log" >"$output/$name.part"
-        mv "$output/$name.part" "$output/$name.json"
-    fi
+    # shellcheck disable=SC2086
+    trained "$output/$name" --config="configs/$config.py$variant" $fields "$@"
 }
 
 benchmark inference --models="$models" --batch_sizes="$sizes" $peers

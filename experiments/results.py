@@ -1,4 +1,4 @@
-"""The tables of docs/results.md, and their logs, from what an experiment on CIFAR-10 left.
+"""The tables of docs/results.md, and their logs, from the trainings that an experiment left.
 
     python experiments/results.py OUTPUT [--logs=docs/logs] [--prefix=finetune]
 

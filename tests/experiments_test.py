@@ -19,14 +19,15 @@ ROOT = pathlib.Path(__file__).parents[1]
 def test_the_gpu_experiment_makes_its_tables_and_goes_on_where_it_was(tmp_path):
     def run():
         path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
-        return subprocess.run(
+        done = subprocess.run(
             [ROOT / "experiments" / "gpu.sh", tmp_path / "out"],
             env={**os.environ, "SMOKE": "1", "PATH": path, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
             timeout=1200,
-            check=True,
-        ).stdout
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
 
     steps = ["inference", "training", "methods", "keep_multiple", "evo_0", "dense_0"]
     first = run()
