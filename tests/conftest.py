@@ -1,16 +1,13 @@
 """One strict JAX for the whole suite: 8 virtual CPU devices, no promotion, a shared cache."""
 
 import dataclasses
-import functools
 import gc
 import os
 import pathlib
 import tempfile
-import threading
 
 import jax
 import pytest
-from jax._src.interpreters import mlir
 
 CACHE = pathlib.Path(tempfile.gettempdir()) / f"evovit_jax_test_cache_{os.getuid()}"
 # Read by the commands that the tests start; this process is told below. Tiny networks compile for
@@ -29,13 +26,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-# A new context of MLIR for every program takes longer than to lower a small one: each thread has
-# one. And no test reads from which line of Python an operation of a program came.
-if hasattr(mlir, "make_ir_context"):
-    make = mlir.make_ir_context
-    context_of = functools.cache(lambda thread: make())
-    mlir.make_ir_context = lambda: context_of(threading.get_ident())
+# No test reads from which line of Python an operation of a program came.
 jax.config.update("jax_traceback_in_locations_limit", 0)
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
