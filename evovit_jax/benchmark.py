@@ -2,20 +2,20 @@
 
 python -m evovit_jax.benchmark --models="A;B+evit,keep_rate=0.7" [--batch_sizes=1,16]
 python -m evovit_jax.benchmark --models=A --mode=train --peers=timm --json --output=DIR
-python -m evovit_jax.benchmark --models=A --target=v5e[,v6e,v5p,v4] [--mode=train] --batch_sizes=64
+python -m evovit_jax.benchmark --models=A --target=v5e[,v6e,h100] [--mode=train] --batch_sizes=64
 python -m evovit_jax.benchmark --mode=data --data=folder:DIR [--peers=tf,torch]
 
 Models and batch sizes take turns, so that whatever else the machine does hits all of them, and so
 do the matmuls whose speed is the peak. `speedup` is over the first model at the same batch size,
 the median over the rounds. `--target` compiles for an accelerator that is not here and times
-nothing: what it prints are its compiler's estimates.
+nothing: what it prints are estimates, a TPU's by its compiler, a GPU's by its data sheet.
 """
 
 import argparse
 from collections.abc import Sequence
 
 from evovit_jax import tables
-from evovit_jax.benchmarking import data_pipelines, flag_checks, own_models, rows, tpu_estimates
+from evovit_jax.benchmarking import compiler_rows, data_pipelines, flag_checks, own_models, rows
 from evovit_jax.benchmarking import report as benchmark_report
 from evovit_jax.errors import Parser, run_command
 from evovit_jax.hardware import cpu, limits
@@ -34,7 +34,7 @@ def parse_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--batch_sizes", default="1,16", help="images at once, commas between them")
     modes = (*own_models.MODES, "data")
     add("--mode", default="inference", choices=modes, help="what is timed; data: the pipeline")
-    add("--target", default="", help="TPUs that are not here, v5e,v6e: their compiler's estimates")
+    add("--target", default="", help="accelerators that are not here, v5e,h100: estimates")
     dtypes = ("float32", "bfloat16", "float16")
     add("--dtype", choices=dtypes, help="float32 by default, with --target bfloat16")
     add("--image_size", type=int, help="pixels; those of each model by default")
@@ -65,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if flags.target:
         models = own_models.parse_models(flags.models)
         targets, dtype = flags.target.split(","), flags.dtype or "bfloat16"
-        report = tpu_estimates.run(models, targets=targets, dtype=dtype, **shared)
-        table = tpu_estimates.table(report)
+        report = compiler_rows.run(models, targets=targets, dtype=dtype, **shared)
+        table = compiler_rows.table(report)
     elif flags.mode == "data":
         report, table = data_pipelines.report(
             flags.data,

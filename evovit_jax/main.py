@@ -5,7 +5,7 @@ has a part of goes on from there. The last line of output is a JSON object. The 
 after an error that the user can mend, 143 after SIGTERM, and 75 after SIGINT, SIGHUP or the death
 of another process of the run (run it again to go on).
 With `--plan --devices=64` it says instead what each of so many devices needs memory for, with
-`--plan --topology=v5e:8x8` what the TPU's own compiler makes of the step, and how long it expects.
+`--plan --topology=v5e:8x8` what an accelerator's own compiler makes of the step (`h100:1x8` too).
 """
 
 import sys
@@ -29,7 +29,9 @@ config_flags.DEFINE_config_file(
 flags.DEFINE_string("workdir", None, "Where checkpoints and metrics go, and are found again.")
 flags.DEFINE_bool("plan", False, "Say what a step needs on --devices devices, and train nothing.")
 flags.DEFINE_integer("devices", 0, "With --plan: how many virtual devices to compile for.")
-flags.DEFINE_string("topology", "", "With --plan: a TPU slice that is not here, v5e:8x8.")
+flags.DEFINE_string(
+    "topology", "", "With --plan: accelerators that are not here, v5e:8x8 or h100:1x8."
+)
 flags.DEFINE_float("hbm_gib", None, "With --plan: memory of a device; says whether the run fits.")
 flags.DEFINE_bool("json", False, "With --plan: print one JSON object.")
 

@@ -20,20 +20,24 @@ class Accelerator:
       float32: likewise as XLA multiplies float32 by default: TPUs in one bfloat16 pass, NVIDIA's
         from Ampere on in TF32.
       hbm_gib: device memory, GiB.
+      capability: an NVIDIA GPU's compute capability, (9, 0) for an H100; () for a TPU.
     """
 
     name: str
     bfloat16: float
     float32: float
     hbm_gib: float
+    capability: tuple[int, ...] = ()
 
 
 def _tpu(name: str, teraflops: float, hbm_gib: float) -> Accelerator:
     return Accelerator(name, teraflops * 1e12, teraflops * 1e12, hbm_gib)
 
 
-def _gpu(name: str, bfloat16: float, float32: float, hbm_gib: float) -> Accelerator:
-    return Accelerator(name, bfloat16 * 1e12, float32 * 1e12, hbm_gib)
+def _gpu(
+    name: str, bfloat16: float, float32: float, hbm_gib: float, *capability: int
+) -> Accelerator:
+    return Accelerator(name, bfloat16 * 1e12, float32 * 1e12, hbm_gib, capability)
 
 
 # How `jax.Device.device_kind` begins -> what it is; of several the longest counts.
@@ -48,21 +52,21 @@ KNOWN = {
     "TPU v6 lite": _tpu("TPU v6e", 918, 32),
     "TPU v6e": _tpu("TPU v6e", 918, 32),
     "TPU7x": _tpu("TPU7x", 1153.5, 96),
-    "Tesla T4": _gpu("T4", 0, 8.1, 16),
-    "Tesla V100": _gpu("V100", 0, 15.7, 16),
-    "NVIDIA L4": _gpu("L4", 121, 60, 24),
-    "NVIDIA L40S": _gpu("L40S", 362, 183, 48),
-    "NVIDIA A10G": _gpu("A10G", 70, 35, 24),
-    "NVIDIA A100": _gpu("A100 80GB", 312, 156, 80),
-    "NVIDIA A100-SXM4-40GB": _gpu("A100 40GB", 312, 156, 40),
-    "NVIDIA A100-PCIE-40GB": _gpu("A100 40GB", 312, 156, 40),
-    "NVIDIA H100 PCIe": _gpu("H100 PCIe", 756, 378, 80),
-    "NVIDIA H100": _gpu("H100 SXM", 989, 495, 80),
-    "NVIDIA H200": _gpu("H200", 989, 495, 141),
-    "NVIDIA B200": _gpu("B200", 2250, 1125, 180),
-    "NVIDIA GeForce RTX 3090": _gpu("RTX 3090", 71, 35.6, 24),
-    "NVIDIA GeForce RTX 4090": _gpu("RTX 4090", 165, 82.6, 24),
-    "NVIDIA RTX A6000": _gpu("RTX A6000", 155, 77.4, 48),
+    "Tesla T4": _gpu("T4", 0, 8.1, 16, 7, 5),
+    "Tesla V100": _gpu("V100", 0, 15.7, 16, 7, 0),
+    "NVIDIA L4": _gpu("L4", 121, 60, 24, 8, 9),
+    "NVIDIA L40S": _gpu("L40S", 362, 183, 48, 8, 9),
+    "NVIDIA A10G": _gpu("A10G", 70, 35, 24, 8, 6),
+    "NVIDIA A100": _gpu("A100 80GB", 312, 156, 80, 8, 0),
+    "NVIDIA A100-SXM4-40GB": _gpu("A100 40GB", 312, 156, 40, 8, 0),
+    "NVIDIA A100-PCIE-40GB": _gpu("A100 40GB", 312, 156, 40, 8, 0),
+    "NVIDIA H100 PCIe": _gpu("H100 PCIe", 756, 378, 80, 9, 0),
+    "NVIDIA H100": _gpu("H100 SXM", 989, 495, 80, 9, 0),
+    "NVIDIA H200": _gpu("H200", 989, 495, 141, 9, 0),
+    "NVIDIA B200": _gpu("B200", 2250, 1125, 180, 10, 0),
+    "NVIDIA GeForce RTX 3090": _gpu("RTX 3090", 71, 35.6, 24, 8, 6),
+    "NVIDIA GeForce RTX 4090": _gpu("RTX 4090", 165, 82.6, 24, 8, 9),
+    "NVIDIA RTX A6000": _gpu("RTX A6000", 155, 77.4, 48, 8, 6),
 }
 
 

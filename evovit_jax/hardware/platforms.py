@@ -12,21 +12,31 @@ import jax
 # The platform that everything traced inside is compiled for, where that is known beforehand:
 # `with compiling_for("cpu"): ...`. It is part of the key of JAX's caches.
 compiling_for = jax.make_user_context(default_value=None)
+# What JAX calls the device that everything traced inside is compiled for, "NVIDIA H100 80GB HBM3",
+# where it is not here and no mesh has it.
+device_kind = jax.make_user_context(default_value=None)
 # What `compiling_for` takes for a program that may run on several platforms, and for one that is
 # handed to a library with other operators than XLA's, such as ONNX.
 SEVERAL, OTHER = "several", "other"
 
 
-def by_platform(*arrays: Any, tpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
-    """`tpu` of the arrays in a program for a TPU, and `default` of them in any other.
+def by_platform(
+    *arrays: Any,
+    tpu: Callable[..., Any],
+    gpu: Callable[..., Any] | None = None,
+    default: Callable[..., Any],
+) -> Any:
+    """`tpu` of the arrays in a program for a TPU, `gpu` for a GPU, and `default` in any other.
 
-    Both return arrays of the same shapes and dtypes. Where `compiling_for` or the mesh's devices
-    say which platform it is, one is traced; else both, and the compiler sees the one that it needs.
+    All return arrays of the same shapes and dtypes. Where `compiling_for` or the mesh's devices
+    say which platform it is, one is traced; else each, and the compiler sees the one that it needs.
     """
+    ways = {"tpu": tpu} | ({"gpu": gpu} if gpu else {})
     platform = known_platform()
     if platform not in (None, SEVERAL):
-        return (tpu if platform == "tpu" else default)(*arrays)
-    return jax.lax.platform_dependent(*arrays, tpu=tpu, default=default)
+        return ways.get(platform, default)(*arrays)
+    named = {"tpu": tpu} | ({"cuda": gpu, "rocm": gpu} if gpu else {})
+    return jax.lax.platform_dependent(*arrays, default=default, **named)
 
 
 def as_one(function: Callable[..., Any], *arrays: Any) -> Any:
@@ -51,3 +61,9 @@ def mesh_platform() -> str | None:
     """The platform of the devices of the mesh that is set, "tpu" or "cpu"; None where none is."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return None if device is None else device.platform
+
+
+def named_device() -> str | None:
+    """What JAX calls the device that `device_kind` or the mesh names; None where neither does."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device_kind.value or (None if device is None else device.device_kind)

@@ -9,15 +9,17 @@ import dataclasses
 import fcntl
 import importlib.metadata
 import importlib.util
-import math
 import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
+from types import MappingProxyType
 
 import jax
 
 from evovit_jax.errors import UserError
+from evovit_jax.hardware import compiler_estimates
+from evovit_jax.hardware.target import Estimate, Target
 
 LOCK = f"evovit_jax_libtpu_{os.getuid()}.lock"
 _FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -52,92 +54,98 @@ GENERATIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Topology:
-    """A slice: a generation's name, and chips along each dimension as in "8x8"."""
+class Slice(Target):
+    """TPU chips that are joined; `size` is chips along each dimension, as in "8x8"."""
 
-    generation: str
-    size: str
-
-    def __str__(self) -> str:
-        """As `parse` takes it."""
-        return f"{self.generation}:{self.size}"
-
-    @property
-    def chips(self) -> int:
-        """How many there are."""
-        return math.prod(map(int, self.size.split("x")))
+    platform = "tpu"
+    columns = MappingProxyType(
+        {
+            "estimated_mcycles": "estimated M cycles",
+            "estimated_mcycles_low": "at least",
+        }
+    )
+    parts = "parts_mcycles"
+    what = "of the compiler"
 
     @property
     def kind(self) -> Generation:
         """What its chips are."""
         return GENERATIONS[self.generation]
 
-    def sizes(self) -> list["Topology"]:
+    @property
+    def links(self) -> float:
+        """Bytes a second that a chip sends to its neighbours."""
+        return self.kind.links
+
+    def sizes(self) -> list[Target]:
         """All slices of this generation, the smallest first."""
-        return [Topology(self.generation, size) for size in self.kind.sizes]
+        return [Slice(self.generation, size) for size in self.kind.sizes]
 
+    def check_installed(self, flag: str) -> None:
+        """Refuses `flag` where libtpu is not installed.
 
-def parse(text: str, flag: str = "--topology") -> Topology:
-    """The slice of `text`, "v5e:8x8"; of a generation alone the smallest.
+        Raises:
+          UserError: it is not.
+        """
+        if importlib.util.find_spec("libtpu") is None:
+            raise UserError(
+                f"{flag} needs the TPU's compiler: pip install 'evovit_jax[tpu-compiler]' (690 MB)"
+            )
 
-    Raises:
-      UserError: there is none of that name.
-    """
-    name, _, size = text.partition(":")
-    if name not in GENERATIONS:
-        raise UserError(f"{flag}={text} is unknown; there are {', '.join(GENERATIONS)}")
-    sizes = GENERATIONS[name].sizes
-    if size and size not in sizes:
-        raise UserError(f"{flag}={text}: slices of {name} are {', '.join(sizes)}")
-    return Topology(name, size or sizes[0])
+    def version(self) -> str:
+        """The compiler that the estimates are of, with all that has a part in them."""
+        libtpu = importlib.metadata.version("libtpu")
+        return f"libtpu {libtpu}, jax {jax.__version__}"
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Holds libtpu for this process; waits, and says so in a line, while another one has it."""
+        with open(pathlib.Path(tempfile.gettempdir()) / LOCK, "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print("another process is compiling with libtpu; waiting for it", flush=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
-def check_installed(flag: str) -> None:
-    """Refuses `flag` where libtpu is not installed.
+    def devices(self) -> list[jax.Device]:
+        """The devices of the slice, as far as compiling goes.
 
-    Raises:
-      UserError: it is not.
-    """
-    if importlib.util.find_spec("libtpu") is None:
-        raise UserError(
-            f"{flag} needs the TPU's compiler: pip install 'evovit_jax[tpu-compiler]' (690 MB)"
-        )
+        Raises:
+          UserError: libtpu does not start.
+        """
+        jax.config.update("jax_platforms", "cpu")  # nothing runs, and no TPU need be looked for
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        from jax.experimental import topologies
 
-
-def version() -> str:
-    """The compiler that the estimates are of, with the versions of all that has a part in them."""
-    libtpu = importlib.metadata.version("libtpu")
-    return f"libtpu {libtpu}, jax {jax.__version__}"
-
-
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Holds libtpu for this process; waits, and says so in a line, while another one has it."""
-    with open(pathlib.Path(tempfile.gettempdir()) / LOCK, "w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("another process is compiling with libtpu; waiting for it", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+            found = topologies.get_topology_desc(platform="tpu", topology_name=str(self))
+        except (RuntimeError, ValueError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise UserError(
+                f"libtpu does not start for {self}, perhaps another process uses it: {reason}"
+            ) from error
+        return list(found.devices)
+
+    def estimate(self, hlo: str, operations: float, dtype: str) -> Estimate:
+        """By the compiler's own estimates of its operations, which know the dtype."""
+        del dtype
+        sums = compiler_estimates.estimate(hlo)
+        low, high = (1e3 * cycles / self.kind.clock for cycles in (sums.low, sums.cycles))
+        fields = {
+            "estimated_mcycles": millions(sums.cycles),
+            "estimated_mcycles_low": millions(sums.low),
+            "estimated_share_of_peak": round(
+                operations / max(1, sums.cycles) / self.kind.operations, 3
+            ),
+            "kernels": sums.kernels,
+            "largest_copy_mcycles": millions(sums.largest_copy),
+            "parts_mcycles": {part: millions(n) for part, n in sums.parts.items()},
+        }
+        return Estimate((low, high), sums.unknown, fields)
 
 
-def devices(topology: Topology) -> list[jax.Device]:
-    """The devices of a slice, as far as compiling goes.
-
-    Raises:
-      UserError: libtpu does not start.
-    """
-    jax.config.update("jax_platforms", "cpu")  # nothing runs, and no TPU need be looked for
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    from jax.experimental import topologies
-
-    try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=str(topology))
-    except (RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(
-            f"libtpu does not start for {topology}, perhaps another process uses it: {reason}"
-        ) from error
-    return list(found.devices)
+def millions(cycles: float) -> float:
+    """Cycles in millions, to two places."""
+    return round(cycles / 1e6, 2)

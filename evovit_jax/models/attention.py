@@ -1,13 +1,14 @@
 """`softmax(q k^T * scale + bias) v`, as matmuls or as one fused kernel."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from evovit_jax.hardware import platforms
+from evovit_jax.hardware import accelerators, platforms
 from evovit_jax.parallel.per_device import per_device
 from evovit_jax.reduction.base import AttentionRequest, AttentionView
 
@@ -225,34 +226,55 @@ def has_fused_kernel(dtype: jnp.dtype, head_dim: int) -> bool:
 
 
 def gpu_capability() -> tuple[int, ...]:
-    """The compute capability of this process's NVIDIA GPU, (8, 0) for an A100.
+    """The compute capability of the NVIDIA GPU compiled for, (8, 0) for an A100.
 
-    () without one, and in a program that is compiled for another platform.
+    () in a program that is compiled for another platform, and for a GPU that is not known.
     """
     if platforms.platform() != "gpu":
         return ()
-    found = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+    here = jax.local_devices()[0]
+    kind = platforms.named_device() or here.device_kind
+    known = accelerators.find(kind)
+    if known is not None:
+        return known.capability
+    found = str(getattr(here, "compute_capability", "")) if here.device_kind == kind else ""
     parts = found.split(".")
     return tuple(map(int, parts)) if all(part.isdigit() for part in parts) else ()
 
 
 def _fused(q: Array, k: Array, v: Array, scale: float) -> Float[Array, "b h n c"]:
-    n, m = q.shape[2], k.shape[2]
+    odd = q.shape[2] % 2 or k.shape[2] % 2
     implementation = "cudnn" if has_fused_kernel(q.dtype, q.shape[-1]) else "xla"
-
-    def attention(q: Array, k: Array, v: Array) -> Array:
-        q, k, v = (_even(jnp.swapaxes(a, 1, 2)) for a in (q, k, v))
-        lengths = {}
-        if n % 2 or m % 2:
-            full = jnp.ones(len(q), jnp.int32)
-            lengths = {"query_seq_lengths": n * full, "key_value_seq_lengths": m * full}
-        mixed = jax.nn.dot_product_attention(
-            q, k, v, scale=scale, implementation=implementation, **lengths
-        )
-        return jnp.swapaxes(mixed[:, :n], 1, 2)
-
+    kernel = functools.partial(_kernel, scale=scale, implementation=implementation)
     # On each device on its own: the lengths belong to the images that it holds.
-    return per_device(attention, q, k, v)
+    return per_device(_evened_in_training(kernel) if odd else kernel, q, k, v)
+
+
+def _kernel(
+    q: Array, k: Array, v: Array, scale: float, implementation: str, even: bool = False
+) -> Float[Array, "b h n c"]:
+    """JAX's attention; `even` adds a token that nobody attends to where their number is odd."""
+    n, m = q.shape[2], k.shape[2]
+    q, k, v = (jnp.swapaxes(a, 1, 2) for a in (q, k, v))
+    lengths = {}
+    if even:
+        q, k, v = map(_even, (q, k, v))
+        full = jnp.ones(len(q), jnp.int32)
+        lengths = {"query_seq_lengths": n * full, "key_value_seq_lengths": m * full}
+    mixed = jax.nn.dot_product_attention(
+        q, k, v, scale=scale, implementation=implementation, **lengths
+    )
+    return jnp.swapaxes(mixed[:, :n], 1, 2)
+
+
+def _evened_in_training(kernel: Callable[..., Array]) -> Callable[..., Array]:
+    """`kernel`, with `even` where it is differentiated: inference need not copy every token."""
+    attention = jax.custom_vjp(kernel)
+    attention.defvjp(
+        lambda *arrays: jax.vjp(functools.partial(kernel, even=True), *arrays),
+        lambda backward, gradient: backward(gradient),
+    )
+    return attention
 
 
 def _even(x: Float[Array, "b n h c"]) -> Float[Array, "b m h c"]:

@@ -1,8 +1,8 @@
-"""What a run needs of a TPU slice that is not here: `main --plan --topology=v5e:8x8`.
+"""What a run needs of accelerators that are not here: `main --plan --topology=v5e:8x8`.
 
-The training step is compiled by the TPU's own compiler, ahead of time: memory and collectives are
-those of the program that would run. How long a step takes is that compiler's estimate, in a range
-(`hardware/compiler_estimates.py`), never a measurement.
+The training step is compiled by their own compiler, ahead of time: memory and collectives are those
+of the program that would run. How long a step takes is an estimate, in a range
+(`hardware/targets.py`), never a measurement.
 """
 
 import dataclasses
@@ -12,15 +12,16 @@ import jax
 from ml_collections import ConfigDict
 
 from evovit_jax.errors import UserError
-from evovit_jax.hardware import accelerators, compiler_estimates, tpu_compiler
-from evovit_jax.hardware.tpu_compiler import Topology
+from evovit_jax.hardware import accelerators, targets
+from evovit_jax.hardware.target import Estimate, Target
 from evovit_jax.plan import memory, topology_report
 from evovit_jax.plan.report import Plan
 from evovit_jax.plan.topology_report import PhaseEstimate, TopologyPlan
 from evovit_jax.train.program import Program
+from evovit_jax.train.utilisation import Cost
 
 
-def make(config: ConfigDict, topology: Topology, hbm_gib: float | None = None) -> TopologyPlan:
+def make(config: ConfigDict, topology: Target, hbm_gib: float | None = None) -> TopologyPlan:
     """Compiles a run's phases for a slice; of more than two the first and the last.
 
     The phases between these, of a keep rate that falls, take as long as either at the least and at
@@ -34,7 +35,7 @@ def make(config: ConfigDict, topology: Topology, hbm_gib: float | None = None) -
     Raises:
       UserError: the config does not fit the slice, or the compiler does not start.
     """
-    run = memory.program(config, tpu_compiler.devices(topology))
+    run = memory.program(config, topology.devices())
     if hbm_gib is None:
         hbm_gib = memory_of(run.mesh.devices.flat[0].device_kind)
     starts = [phase.start for phase in run.phases]
@@ -47,7 +48,7 @@ def make(config: ConfigDict, topology: Topology, hbm_gib: float | None = None) -
     phases = [
         ends.get(i, PhaseEstimate(None, length, between, {})) for i, length in enumerate(lengths)
     ]
-    found = TopologyPlan(topology, hbm_gib, tpu_compiler.version(), tuple(phases), None)
+    found = TopologyPlan(topology, hbm_gib, topology.version(), tuple(phases), None)
     smallest = smallest_fitting(found.largest, run.config, topology, hbm_gib)
     return dataclasses.replace(found, smallest=smallest)
 
@@ -64,35 +65,34 @@ def memory_of(device_kind: str) -> float:
     return accelerator.hbm_gib
 
 
-def _estimated(run: Program, topology: Topology, step: int, steps: int) -> PhaseEstimate:
+def _estimated(run: Program, topology: Target, step: int, steps: int) -> PhaseEstimate:
     """The phase of step number `step`, compiled.
 
     Raises:
       UserError: the compiler refuses, as where the program does not fit the memory.
     """
-    compiler = f"{topology} by {tpu_compiler.version()}"
+    compiler = f"{topology} by {topology.version()}"
     try:
-        plan, text = memory.compiled_plan(run, step, {}, compiler)
+        plan, text = memory.compiled_plan(run, step, topology.options, compiler)
     except jax.errors.JaxRuntimeError as error:
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"the compiler for {topology} refuses the step: {reason}") from error
-    sums = compiler_estimates.estimate(text)
-    return PhaseEstimate(plan, steps, step_ms(plan, sums, topology), sums.unknown)
+    # A step is three forward passes, as where the share of a peak is measured.
+    operations = 3 * 2e9 * Cost(run).gmacs(step) * plan.batch_size_per_device
+    estimate = topology.estimate(text, operations, run.config.model.dtype)
+    return PhaseEstimate(plan, steps, step_ms(plan, estimate, topology), estimate.unknown)
 
 
-def step_ms(
-    plan: Plan, sums: compiler_estimates.Estimate, topology: Topology
-) -> tuple[float, float]:
+def step_ms(plan: Plan, estimate: Estimate, topology: Target) -> tuple[float, float]:
     """Milliseconds of a step: communication hidden behind the products, and not hidden at all."""
     sent = sum(found.sent_bytes for found in plan.collectives.values())
-    least = 1e3 * sums.low / topology.kind.clock
-    most = 1e3 * (sums.cycles / topology.kind.clock + sent / topology.kind.links)
-    return least, most
+    least, most = estimate.ms
+    return least, most + 1e3 * sent / topology.links
 
 
 def smallest_fitting(
-    plan: Plan, config: ConfigDict, topology: Topology, hbm_gib: float
-) -> Topology | None:
+    plan: Plan, config: ConfigDict, topology: Target, hbm_gib: float
+) -> Target | None:
     """The smallest slice that a plan's run should fit: its activations grow with a device's images.
 
     What a device holds of the state changes only where `mesh.fsdp` is all devices.
@@ -119,9 +119,9 @@ def main(config: ConfigDict, *, topology: str, hbm_gib: float | None, as_json: b
     Raises:
       UserError: there is no such slice, or the config does not fit it, or there is no compiler.
     """
-    chosen = tpu_compiler.parse(topology)
-    tpu_compiler.check_installed("--topology")
-    with tpu_compiler.alone():
+    chosen = targets.parse(topology)
+    chosen.check_installed("--topology")
+    with chosen.alone():
         found = make(config, chosen, hbm_gib)
     report = topology_report.as_json if as_json else topology_report.as_text
     print(report(found), flush=True)

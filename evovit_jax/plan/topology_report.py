@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 
 from evovit_jax import tables
-from evovit_jax.hardware.tpu_compiler import Topology
+from evovit_jax.hardware.target import Target
 from evovit_jax.plan import report
 from evovit_jax.plan.report import Plan
 
@@ -42,11 +42,11 @@ class TopologyPlan:
         scaled to its images a device; None where it fits none.
     """
 
-    topology: Topology
+    topology: Target
     hbm_gib: float
     estimate_of: str
     phases: tuple[PhaseEstimate, ...]
-    smallest: Topology | None
+    smallest: Target | None
 
     @property
     def largest(self) -> Plan:
@@ -91,7 +91,7 @@ def _phase_fields(phase: PhaseEstimate, hbm_gib: float) -> dict[str, Any]:
 def as_text(found: TopologyPlan) -> str:
     """A page of text for each phase that was compiled, and the estimates."""
     pages = [report.as_text(phase.plan, found.hbm_gib) for phase in found.phases if phase.plan]
-    lines = [f"ESTIMATES of the compiler ({found.estimate_of}), not measurements"]
+    lines = [f"ESTIMATES {found.topology.what} ({found.estimate_of}), not measurements"]
     for phase in found.phases:
         low, high = phase.ms
         lines.append(f"{phase.steps} steps of {low:.1f} to {high:.1f} ms each")

@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 from evovit_jax.hardware import compiler_estimates
+from evovit_jax.hardware.program_operations import PARTS
 
 # As libtpu prints a program, cut down: the tables of stack frames, a fusion's inside, a loop of
 # four turns, and an entry with an operation of every sort.
@@ -23,7 +24,7 @@ def test_cycles_are_summed_by_the_part_of_the_network():
         "rest": 20,
     }
     assert sums.largest_copy == 400
-    assert set(sums.parts) <= set(compiler_estimates.PARTS)
+    assert set(sums.parts) <= set(PARTS)
 
 
 def test_what_has_no_estimate_is_named_and_counts_as_a_kernel():

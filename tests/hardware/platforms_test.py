@@ -19,6 +19,7 @@ def unknown_platform():
 
 # Two ways that a test can tell apart.
 either = functools.partial(by_platform, tpu=jnp.cos, default=jnp.sin)
+one_of_three = functools.partial(either, gpu=jnp.tan)
 X = jax.ShapeDtypeStruct((4,), jnp.float32)
 
 
@@ -28,6 +29,14 @@ X = jax.ShapeDtypeStruct((4,), jnp.float32)
 def test_a_program_has_the_way_of_the_platform_that_it_is_lowered_for(platform, kept):
     text = jax.jit(either).trace(X).lower(lowering_platforms=(platform,)).as_text()
     assert {name for name in ("cosine", "sine") if f"stablehlo.{name} " in text} == {kept}
+
+
+@pytest.mark.parametrize(("platform", "kept"), [("cuda", "tan"), ("cpu", "sine")])
+def test_a_gpu_may_have_a_way_of_its_own(platform, kept):
+    text = jax.jit(one_of_three).trace(X).lower(lowering_platforms=(platform,)).as_text()
+    assert {name for name in ("cosine", "sine", "tan") if f"stablehlo.{name} " in text} == {kept}
+    with compiling_for("gpu" if platform == "cuda" else platform):
+        assert float(one_of_three(1.0)) == pytest.approx(float(getattr(jnp, kept[:3])(1.0)))
 
 
 def test_this_process_computes_the_default():

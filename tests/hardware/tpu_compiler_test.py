@@ -1,39 +1,34 @@
-"""Slices by name, and the compiler that one process at a time may use."""
+"""The compiler that one process at a time may use, and what it expects of a program."""
 
 import importlib.util
+import pathlib
 import queue
 import threading
 
 import pytest
 
 from evovit_jax.errors import UserError
-from evovit_jax.hardware import tpu_compiler
+from evovit_jax.hardware import compiler_estimates, tpu_compiler
 
-
-def test_slices_are_known_by_generation_and_size():
-    found = tpu_compiler.parse("v5e:8x8")
-    assert (found.chips, found.kind.operations, str(found)) == (64, 131_072, "v5e:8x8")
-    assert str(tpu_compiler.parse("v5p")) == "v5p:2x2x1"
-    assert [slice.chips for slice in found.sizes()][:3] == [4, 8, 16]
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("v9", "--topology=v9 is unknown; there are v4, v5e, v5p, v6e"),
-        ("v5e:1x1", "--topology=v5e:1x1: slices of v5e are 2x2, 2x4"),
-        ("v5p:2x2", "--topology=v5p:2x2: slices of v5p are 2x2x1"),
-    ],
-)
-def test_what_is_no_slice_is_refused(text, said):
-    with pytest.raises(UserError, match=said):
-        tpu_compiler.parse(text)
+SLICE = tpu_compiler.Slice("v5e", "2x2")
+HLO = (pathlib.Path(__file__).parent / "golden" / "tpu_program.txt").read_text()
 
 
 def test_a_missing_compiler_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'evovit_jax\[tpu-compiler\]'"):
-        tpu_compiler.check_installed("--target")
+        SLICE.check_installed("--target")
+
+
+def test_a_program_takes_its_cycles():
+    sums = compiler_estimates.estimate(HLO)
+    estimate = SLICE.estimate(HLO, 131_072 * sums.cycles / 2, "bfloat16")
+    assert estimate.ms == pytest.approx((sums.low / 1.503e6, sums.cycles / 1.503e6))
+    assert estimate.unknown == sums.unknown
+    assert estimate.fields["estimated_share_of_peak"] == 0.5
+    assert estimate.fields["kernels"] == sums.kernels
+    assert set(SLICE.columns) <= set(estimate.fields)
+    assert SLICE.parts in estimate.fields
 
 
 def test_whoever_comes_second_waits_and_says_so(monkeypatch, tmp_path):
@@ -44,10 +39,10 @@ def test_whoever_comes_second_waits_and_says_so(monkeypatch, tmp_path):
     done = threading.Event()
 
     def second():
-        with tpu_compiler.alone():
+        with SLICE.alone():
             done.set()
 
-    with tpu_compiler.alone():
+    with SLICE.alone():
         thread = threading.Thread(target=second)
         thread.start()
         line = said.get(timeout=60)

@@ -11,7 +11,7 @@ from jax.interpreters import partial_eval as pe
 from tiny import some_slow, tiny_config
 
 from evovit_jax import create_model
-from evovit_jax.hardware.platforms import compiling_for
+from evovit_jax.hardware.platforms import compiling_for, device_kind
 from evovit_jax.models import attention
 from evovit_jax.models.attention import attend
 from evovit_jax.models.variables import Skeleton
@@ -101,7 +101,7 @@ def test_biased_blocks_are_the_same_with_either_kernel(needs):
 def test_which_hardware_has_a_kernel(monkeypatch, capability, dtype, dim, has):
     dtype = jnp.dtype(dtype)
     assert not attention.has_fused_kernel(dtype, dim)  # on the CPU that tests run on
-    device = type("Device", (), {"compute_capability": capability})()
+    device = type("Device", (), {"compute_capability": capability, "device_kind": "a card"})()
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
     with compiling_for("gpu"):
         assert attention.has_fused_kernel(dtype, dim) is has
@@ -161,6 +161,23 @@ def test_networks_are_lowered_for_a_gpu(hopper, reduction, train):
     assert text.count(f"@{CALL}Backward(") == FUSED[reduction] * train
 
 
+@pytest.mark.parametrize(
+    ("kind", "has"), [("NVIDIA H100 80GB HBM3", True), ("Tesla T4", False), ("NVIDIA X1", False)]
+)
+def test_a_card_that_is_not_here_is_known_by_its_name(kind, has):
+    with compiling_for("gpu"), device_kind(kind):
+        assert attention.has_fused_kernel(jnp.dtype("bfloat16"), 64) is has
+
+
+def test_only_training_makes_the_number_of_tokens_even(hopper):
+    """17 tokens: a gradient's kernel takes 18."""
+    for train, tokens in ((False, 17), (True, 18)):
+        text = lowered("deit_tiny_patch16_224", "none", train=train)
+        calls = [line for line in text.splitlines() if f"@{CALL}(" in line]
+        assert len(calls) == 3
+        assert all(f"tensor<2x{tokens}x3x64xbf16>" in line for line in calls)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("reduction", list_reductions())
@@ -198,8 +215,8 @@ def test_several_gpus_attend_each_to_its_own_images(hopper, train):
     mesh = sharding.make_mesh(tiny_config(), jax.devices()[:2])
     text = lowered("deit_tiny_patch16_224", "evo", train=train, mesh=mesh)
     assert text.count(f"@{CALL}(") == 3
-    # Each sees one image of the two, 17 tokens and one more that its length leaves out.
+    # Each sees one image of the two, 17 tokens and in training one more that its length leaves out.
     first = next(line for line in text.splitlines() if f"@{CALL}(" in line)
     types = first.rpartition(" : ")[2]
-    assert types.count("tensor<1x18x3x64xbf16>") == 3, types
-    assert types.count("tensor<1xi32>") == 2, types
+    assert types.count(f"tensor<1x{17 + train}x3x64xbf16>") == 3, types
+    assert types.count("tensor<1xi32>") == 2 * train, types

@@ -8,22 +8,20 @@ import pytest
 from tiny import tiny_config, tiny_flags
 
 from evovit_jax.errors import UserError
-from evovit_jax.hardware import compiler_estimates, tpu_compiler
-from evovit_jax.hardware.tpu_compiler import Topology
+from evovit_jax.hardware.target import Estimate
+from evovit_jax.hardware.tpu_compiler import Slice
 from evovit_jax.plan import topology, topology_report
 from evovit_jax.plan.collectives import Collective
 from evovit_jax.plan.topology_report import PhaseEstimate, TopologyPlan
 from tests.plan.memory_test import command, example
 
-V5E = Topology("v5e", "2x4")
-SUMS = compiler_estimates.Estimate(
-    cycles=15_030_000, low=7_515_000, parts={}, kernels=1, largest_copy=0, unknown={"sort": 2}
-)
+V5E = Slice("v5e", "2x4")
+ESTIMATE = Estimate((5.0, 10.0), {"sort": 2}, {})
 
 
-def test_a_step_takes_its_cycles_and_at_most_its_communication_too():
+def test_a_step_takes_its_estimate_and_at_most_its_communication_too():
     sent = {"all-reduce": Collective(1, 10**8, 2 * 10**8, {"f32": 10**8})}
-    low, high = topology.step_ms(example(collectives=sent), SUMS, V5E)
+    low, high = topology.step_ms(example(collectives=sent), ESTIMATE, V5E)
     assert low == pytest.approx(5)
     assert high == pytest.approx(10 + 1)  # 200 MB at 200 GB/s
 
@@ -57,7 +55,7 @@ def planned(**changes):
         PhaseEstimate(None, 7200, (4.0, 10.0), {}),
         PhaseEstimate(later, 36_000, (4.0, 8.0), {}),
     )
-    return TopologyPlan(V5E, 16, "libtpu 0.0, jax 0.10", phases, Topology("v5e", "2x2"), **changes)
+    return TopologyPlan(V5E, 16, "libtpu 0.0, jax 0.10", phases, Slice("v5e", "2x2"), **changes)
 
 
 def test_the_report():
@@ -95,8 +93,8 @@ def test_the_memory_of_an_unknown_device_must_be_given():
 @pytest.fixture
 def here(monkeypatch):
     """This machine's CPU in the place of the slice; its compiler estimates nothing."""
-    monkeypatch.setattr(tpu_compiler, "devices", lambda topology: jax.devices())
-    monkeypatch.setattr(tpu_compiler, "version", lambda: "no compiler")
+    monkeypatch.setattr(Slice, "devices", lambda topology: jax.devices())
+    monkeypatch.setattr(Slice, "version", lambda topology: "no compiler")
 
 
 @pytest.mark.slow
@@ -127,4 +125,4 @@ def test_a_program_that_the_compiler_refuses_is_an_error_in_a_line(here, monkeyp
 def test_the_command_refuses_what_is_no_slice():
     done = command(*tiny_flags(), "--plan", "--topology=v5e:3x3")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "error: --topology=v5e:3x3: slices of v5e are 2x2, 2x4" in done.stderr
+    assert "error: --topology=v5e:3x3: sizes of v5e are 2x2, 2x4" in done.stderr

@@ -1,6 +1,6 @@
-"""Rows of a benchmark for a TPU that is not here: its compiler's estimates, never measurements.
+"""Rows of a benchmark for an accelerator that is not here: estimates, never measurements.
 
-The compiler is that of `hardware/tpu_compiler.py`.
+The compilers are those of `hardware/targets.py`.
 """
 
 import contextlib
@@ -8,17 +8,19 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
-from evovit_jax import flops
+from evovit_jax import flops, tables
 from evovit_jax.benchmarking import own_models
-from evovit_jax.hardware import compiler_estimates, tpu_compiler
-from evovit_jax.hardware.platforms import compiling_for
+from evovit_jax.hardware import targets as known_targets
+from evovit_jax.hardware.platforms import compiling_for, device_kind
+from evovit_jax.hardware.program_operations import PARTS
+from evovit_jax.hardware.target import Target
 from evovit_jax.inference import compiled as inference
 from evovit_jax.models import abstract_model
 from evovit_jax.models.variables import Skeleton
@@ -38,31 +40,39 @@ def run(
 
     Args:
       models: (name, reduction) of each.
-      targets: names of `tpu_compiler.GENERATIONS`.
+      targets: names of `targets.KINDS`.
       batch_sizes: images at once.
       mode: "inference", or "train" for a step of the trainer.
       **settings: those of `compile_for`.
 
     Returns:
-      `estimate_of`, the compiler with its version, and `rows`.
+      `estimate_of`, the compilers with their versions, and `rows`.
 
     Raises:
       UserError: an unknown target or model, or a compiler that is missing or does not start.
     """
-    slices = [tpu_compiler.parse(target, "--target") for target in targets]
-    tpu_compiler.check_installed("--target")
+    chosen = [known_targets.parse(target, "--target") for target in targets]
+    for target in chosen:
+        target.check_installed("--target")
     rows = []
-    with tpu_compiler.alone():
-        for target in slices:
-            place = tpu_compiler.devices(target)[0]
+    for target in chosen:
+        with target.alone():
+            place = target.devices()[0]
             for batch_size, (name, reduction) in itertools.product(batch_sizes, models):
                 program = compile_for(
-                    place, name, reduction, batch_size=batch_size, mode=mode, **settings
+                    place,
+                    name,
+                    reduction,
+                    batch_size=batch_size,
+                    mode=mode,
+                    options=target.options,
+                    **settings,
                 )
                 row = {"target": target.generation, "model": name, "reduction": reduction}
                 row |= {"dtype": settings["dtype"], "batch_size": batch_size, "mode": mode}
-                rows.append(row | program.row(target.kind))
-    return {"estimate_of": tpu_compiler.version(), "rows": rows}
+                rows.append(row | program.row(target, settings["dtype"]))
+    compilers = dict.fromkeys(target.version() for target in chosen)
+    return {"estimate_of": "; ".join(compilers), "rows": rows}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,30 +89,20 @@ class Program:
     operations: int
     seconds: float
 
-    def row(self, kind: tpu_compiler.Generation) -> dict[str, Any]:
-        """What the compiler expects of it, on a device of that kind."""
-        sums = compiler_estimates.estimate(self.compiled.as_text())
+    def row(self, target: Target, dtype: str) -> dict[str, Any]:
+        """What it should take on a device of the target."""
+        estimate = target.estimate(self.compiled.as_text(), self.operations, dtype)
         memory = self.compiled.memory_analysis()
         return {
-            "estimated_mcycles": millions(sums.cycles),
-            "estimated_mcycles_low": millions(sums.low),
-            "estimated_ms": round(1e3 * sums.cycles / kind.clock, 2),
-            "estimated_ms_low": round(1e3 * sums.low / kind.clock, 2),
-            "estimated_share_of_peak": round(self.operations / sums.cycles / kind.operations, 3),
+            "estimated_ms": round(estimate.ms[1], 2),
+            "estimated_ms_low": round(estimate.ms[0], 2),
             "gflop": round(self.operations / 1e9, 1),
             "temporary_mb": round(memory.temp_size_in_bytes / 2**20),
             "memory_mb": round(own_models.memory_mb(self.compiled)),
-            "kernels": sums.kernels,
-            "largest_copy_mcycles": millions(sums.largest_copy),
-            "parts_mcycles": {part: millions(n) for part, n in sums.parts.items()},
-            "without_estimate": sums.unknown,
+            **estimate.fields,
+            "without_estimate": estimate.unknown,
             "compile_seconds": round(self.seconds, 1),
         }
-
-
-def millions(cycles: float) -> float:
-    """Cycles in millions, to two places."""
-    return round(cycles / 1e6, 2)
 
 
 def compile_for(
@@ -116,18 +116,19 @@ def compile_for(
     image_size: int | None = None,
     chunk: int | None = None,
     remat: str = "none",
+    options: Mapping[str, Any] | None = None,
 ) -> Program:
     """A pass or a training step of a model compiled for `place`, from shapes alone.
 
-    The settings are those of `rows.run`; the images are floats of `dtype` in inference, and bytes
-    in training, whose step is the trainer's.
+    The settings are those of `rows.run`, and the compiler's `options`; the images are floats of
+    `dtype` in inference, and bytes in training, whose step is the trainer's.
     """
     model = abstract_model(name, reduction, image_size=image_size, dtype=dtype)
     side, channels = model.config.image_size, model.config.in_channels
     shape = (batch_size, side, side, channels)
     if mode == "inference":
         on = SingleDeviceSharding(place)
-        chunk = inference.default_chunk(side, "tpu") if chunk is None else chunk
+        chunk = inference.default_chunk(side, place.platform) if chunk is None else chunk
         graphdef, fold = inference.folded(model)
         look = inference.forward(graphdef, chunk=chunk)
         state = jax.eval_shape(fold, *Skeleton.variables(model))
@@ -153,8 +154,12 @@ def compile_for(
         arguments, lower = (training.like, batch), step.lower
         function = functools.partial(training.step, overrides=step.overrides)
     start = time.perf_counter()
-    with compiling_for("tpu"), jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
-        compiled = lower(*arguments).compile()
+    with (
+        compiling_for(place.platform),
+        device_kind(place.device_kind),
+        jax.set_mesh(mesh) if mesh else contextlib.nullcontext(),
+    ):
+        compiled = lower(*arguments).compile(compiler_options=dict(options or {}))
     seconds = time.perf_counter() - start
     with compiling_for("cpu"):  # the method's own operations, not those in place of indexing
         return Program(compiled, 2 * flops.macs_of(function, *arguments), seconds)
@@ -165,9 +170,8 @@ COLUMNS = {
     "model": "model",
     "reduction": "reduction",
     "batch_size": "batch",
-    "estimated_mcycles": "estimated M cycles",
-    "estimated_mcycles_low": "at least",
     "estimated_ms": "estimated ms",
+    "estimated_ms_low": "at least ms",
     "estimated_share_of_peak": "estimated share of peak",
     "gflop": "GFLOP",
     "temporary_mb": "temporary MB",
@@ -176,22 +180,26 @@ COLUMNS = {
 
 
 def table(found: dict[str, Any]) -> str:
-    """The rows as Markdown, where the time goes, and, loudly, what has no estimate."""
-    rows = found["rows"]
-    lines = [
-        f"ESTIMATES of the compiler ({found['estimate_of']}), not measurements; "
-        f"{rows[0]['dtype']}, {rows[0]['mode']}",
-        "",
-        "| " + " | ".join([*COLUMNS.values(), *compiler_estimates.PARTS]) + " |",
-        "|" + "---|" * (len(COLUMNS) + len(compiler_estimates.PARTS)),
-    ]
-    for row in rows:
-        parts = [row["parts_mcycles"].get(part, 0) for part in compiler_estimates.PARTS]
-        lines.append("| " + " | ".join(map(str, [*map(row.get, COLUMNS), *parts])) + " |")
+    """The rows as Markdown, where the time goes, and, loudly, what has no estimate.
+
+    Targets of different kinds have a table each.
+    """
+    kinds = [known_targets.KINDS[row["target"]] for row in found["rows"]]
+    return "\n\n".join("\n".join(_table_of(kind, found)) for kind in dict.fromkeys(kinds))
+
+
+def _table_of(kind: type[Target], found: dict[str, Any]) -> Iterator[str]:
+    rows = [row for row in found["rows"] if known_targets.KINDS[row["target"]] is kind]
+    columns = COLUMNS | kind.columns
+    yield (
+        f"ESTIMATES {kind.what} ({found['estimate_of']}), not measurements; "
+        f"{rows[0]['dtype']}, {rows[0]['mode']}"
+    )
+    yield ""
+    cells = [[*map(row.get, columns), *(row[kind.parts].get(p, 0) for p in PARTS)] for row in rows]
+    yield tables.markdown([*columns.values(), *PARTS], [list(map(str, row)) for row in cells])
     for row in rows:
         if row["without_estimate"]:
             named = ", ".join(f"{n} {name}" for name, n in row["without_estimate"].items())
-            lines.append(
-                f"NOT COUNTED in {row['model']} {row['reduction']} at {row['batch_size']}: {named}"
-            )
-    return "\n".join(lines)
+            model = f"{row['model']} {row['reduction']}"
+            yield f"NOT COUNTED in {model} at {row['batch_size']}: {named}"

@@ -1,10 +1,10 @@
-"""Estimates for a TPU that is not here: what needs no compiler of its own."""
+"""Estimates for accelerators that are not here: what needs no compiler of its own."""
 
 import jax
 import pytest
 from tiny import some_slow
 
-from evovit_jax.benchmarking import tpu_estimates
+from evovit_jax.benchmarking import compiler_rows
 
 FOUND = {
     "estimate_of": "libtpu 0.0, jax 0.10",
@@ -31,7 +31,7 @@ FOUND = {
 
 
 def test_the_table_says_that_it_measures_nothing_and_what_it_leaves_out():
-    table = tpu_estimates.table(FOUND)
+    table = compiler_rows.table(FOUND)
     assert table.startswith("ESTIMATES of the compiler (libtpu 0.0, jax 0.10), not measurements")
     assert "images/s" not in table
     header, row = (line.strip("| ").split(" | ") for line in table.splitlines()[2:5:2])
@@ -41,11 +41,28 @@ def test_the_table_says_that_it_measures_nothing_and_what_it_leaves_out():
     assert table.endswith("NOT COUNTED in m evo at 64: 2 sort")
 
 
+def test_a_gpu_has_a_table_of_its_own():
+    row = FOUND["rows"][0] | {
+        "target": "h100",
+        "fused_attention": 12,
+        "moved_mb": 4000,
+        "parts_moved_mb": {"MLP": 1500.5},
+        "without_estimate": {},
+    }
+    first, second = compiler_rows.table(FOUND | {"rows": [*FOUND["rows"], row]}).split("\n\nE")
+    assert "NOT COUNTED" in first
+    assert second.startswith("STIMATES by the data sheet, of the program (")
+    header, shown = (line.strip("| ").split(" | ") for line in second.splitlines()[2:5:2])
+    cells = dict(zip(header, shown, strict=True))
+    assert (cells["fused attention"], cells["MLP"], cells["attention"]) == ("12", "1500.5", "0")
+    assert "estimated M cycles" not in cells
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", some_slow(["inference", "train"], {"inference"}))
 def test_a_program_is_compiled_from_shapes_alone(mode):
     """For this machine's CPU, whose compiler estimates nothing: the way is the same."""
-    program = tpu_estimates.compile_for(
+    program = compiler_rows.compile_for(
         jax.devices()[0],
         "deit_tiny_patch16_224",
         "evo",
