@@ -33,19 +33,27 @@ def processor() -> str:
     return f"{len(names)} x {names[0]}"
 
 
-def training_seconds(metrics: list[dict[str, Any]], batch_size: int) -> float:
+def training_seconds(metrics: list[dict[str, Any]], batch_size: int) -> float | None:
     """Seconds of all training steps, by the images a second of each interval of the metrics.
 
     The first interval has no rate, since it holds the compilation: its steps count as the others.
+    None where there is no other.
     """
     timed = [record for record in metrics if "images_per_second" in record]
     steps = [record["step"] for record in metrics if "loss" in record]
     lengths = {step: step - before for before, step in zip([0, *steps], steps, strict=False)}
     rated = sum(lengths[record["step"]] for record in timed)
+    if not rated:
+        return None
     seconds = sum(
         lengths[record["step"]] * batch_size / record["images_per_second"] for record in timed
     )
     return seconds * steps[-1] / rated
+
+
+def in_words(seconds: float) -> str:
+    """A duration as a table shows it."""
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
 
 
 def accuracy(folder: pathlib.Path, reduction: str) -> str:
@@ -88,7 +96,7 @@ def main() -> None:
             "reduction": reduction,
             "epochs": config["total_epochs"],
             "batch_size": config["batch_size"],
-            "training_seconds": round(seconds, 1),
+            "training_seconds": seconds and round(seconds, 1),
             "processor": processor(),
             "versions": {package: importlib.metadata.version(package) for package in VERSIONS},
         }
@@ -101,9 +109,11 @@ def main() -> None:
         before = accuracy(flags.output / f"before_{seed}", reduction)
         ours = after or f"{evaluations[-1]['val_top1']:.1f}"
         epochs = config["total_epochs"] or f"{metrics[-1]['step']} steps"
-        time = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+        time = "too short" if seconds is None else in_words(seconds)
         link = f"[{log}](logs/{log})"
         rows.append((name, seed, epochs, time, f"{gmacs:.3g}", before, ours, link))
+    if not rows:
+        parser.error(f"no run in {flags.output} has ended")
     filled = [i for i in range(len(COLUMNS)) if any(row[i] for row in rows)]
     header, *rows = ([row[i] for i in filled] for row in (COLUMNS, *rows))
     print(tables.markdown(header, rows))
