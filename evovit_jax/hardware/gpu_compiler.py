@@ -99,7 +99,7 @@ class Hosts(Target):
     options = MappingProxyType({"xla_gpu_autotune_level": 0})
     columns = MappingProxyType({"fused_attention": "fused attention", "moved_mb": "MB moved"})
     parts = "parts_moved_mb"
-    what = "by the data sheet, of the program"
+    what = "at the data sheet's full speeds, which no program reaches"
 
     @property
     def kind(self) -> Generation:

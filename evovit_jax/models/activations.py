@@ -28,7 +28,8 @@ def gelu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """The exact (erf) GELU, as in every published ViT; in bfloat16 on accelerators exact to its
     rounding.
 
-    The backward pass keeps `x` alone: what else it needs is cheaper computed than stored.
+    The backward pass keeps `x` alone, but on a TPU: what else it needs is cheaper computed than
+    stored.
     """
     if x.dtype != jnp.bfloat16:
         return as_one(gelu_erf, x)
@@ -41,9 +42,8 @@ def gelu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
 def gelu_bfloat16(x: BFloat16[Array, "*n"]) -> BFloat16[Array, "*n"]:
     """GELU by the hyperbolic tangent of a polynomial, within 2.6e-5.
 
-    The error function takes a TPU twice as long, and NVIDIA's compiler makes two kernels of it.
-
-    That is under half a unit in the last place of any bfloat16 result above 0.01.
+    That is under half a unit in the last place of any bfloat16 result above 0.01. The error
+    function takes a TPU twice as long, and NVIDIA's compiler makes two kernels of it.
     """
     wide = x.astype(jnp.float32)
     square = jnp.minimum(wide * wide, 36.0)

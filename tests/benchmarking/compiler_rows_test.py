@@ -51,7 +51,7 @@ def test_a_gpu_has_a_table_of_its_own():
     }
     first, second = compiler_rows.table(FOUND | {"rows": [*FOUND["rows"], row]}).split("\n\nE")
     assert "NOT COUNTED" in first
-    assert second.startswith("STIMATES by the data sheet, of the program (")
+    assert second.startswith("STIMATES at the data sheet's full speeds, which no program reaches (")
     header, shown = (line.strip("| ").split(" | ") for line in second.splitlines()[2:5:2])
     cells = dict(zip(header, shown, strict=True))
     assert (cells["fused attention"], cells["MLP"], cells["attention"]) == ("12", "1500.5", "0")
