@@ -2,9 +2,9 @@
 
     python experiments/results.py OUTPUT [--logs=docs/logs] [--prefix=finetune]
 
-OUTPUT is the folder of digits.sh or finetune_cifar10.sh. Prints a Markdown row for each run that
-has ended, and writes its log: a line of JSON that says what was run on what, then one for each
-evaluation. Times are those of the training steps alone.
+OUTPUT is the folder of digits.sh, finetune_cifar10.sh or scratch_cifar10.sh. Prints a Markdown row
+for each run that has ended, and writes its log: a line of JSON that says what was run on what, then
+one for each evaluation. Times are those of the training steps alone.
 """
 
 import argparse

@@ -8,7 +8,6 @@ move, by the data sheets, stands for that (`hardware/gpu_estimates.py`).
 import contextlib
 import dataclasses
 import importlib.metadata
-import importlib.util
 from collections.abc import Iterator
 from types import MappingProxyType
 
@@ -19,7 +18,8 @@ from evovit_jax.hardware import accelerators, gpu_estimates
 from evovit_jax.hardware.accelerators import Accelerator
 from evovit_jax.hardware.target import Estimate, Target
 
-PLUGIN = "jax_cuda13_plugin"
+# The plugin, and what it fuses attention with.
+PLUGIN, CUDNN = "jax-cuda13-plugin", "nvidia-cudnn-cu13"
 _SIZES = ("1x1", "1x2", "1x4", "1x8", "2x8", "4x8", "8x8", "16x8", "32x8")
 
 
@@ -127,16 +127,17 @@ class Hosts(Target):
         Raises:
           UserError: it is not.
         """
-        if importlib.util.find_spec(PLUGIN) is None:
+        try:
+            self.version()
+        except importlib.metadata.PackageNotFoundError as error:
             raise UserError(
                 f"{flag} needs XLA for NVIDIA: pip install 'evovit_jax[gpu-compiler]' (5 GB)"
-            )
+            ) from error
 
     def version(self) -> str:
         """The plugin and what it compiles with."""
-        plugin = importlib.metadata.version(PLUGIN.replace("_", "-"))
-        cudnn = importlib.metadata.version("nvidia-cudnn-cu13")
-        return f"jax-cuda13-plugin {plugin}, cuDNN {cudnn}, jax {jax.__version__}"
+        plugin, cudnn = map(importlib.metadata.version, (PLUGIN, CUDNN))
+        return f"{PLUGIN} {plugin}, cuDNN {cudnn}, jax {jax.__version__}"
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

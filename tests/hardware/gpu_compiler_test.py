@@ -1,6 +1,6 @@
 """What a program runs and moves on a GPU that is not here, and how long that should take."""
 
-import importlib.util
+import importlib.metadata
 import pathlib
 
 import pytest
@@ -50,7 +50,19 @@ def test_its_description_says_what_the_card_is(generation):
     assert gpu.memory / 2**30 == pytest.approx(known.hbm_gib, rel=0.02)
 
 
-def test_a_missing_compiler_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+@pytest.mark.parametrize("missing", [gpu_compiler.PLUGIN, gpu_compiler.CUDNN])
+def test_a_missing_compiler_is_named_with_its_extra(monkeypatch, missing):
+    def version(package):
+        if package == missing:
+            raise importlib.metadata.PackageNotFoundError(package)
+        return "1.0"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
     with pytest.raises(UserError, match=r"pip install 'evovit_jax\[gpu-compiler\]'"):
         HOST.check_installed("--target")
+
+
+def test_the_compiler_is_named_with_what_has_a_part_in_it(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "1.0")
+    HOST.check_installed("--target")
+    assert HOST.version().startswith("jax-cuda13-plugin 1.0, cuDNN 1.0, jax ")
