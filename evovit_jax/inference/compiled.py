@@ -13,6 +13,7 @@ from evovit_jax.data import on_device
 from evovit_jax.hardware import platforms
 from evovit_jax.models.batch_norm import fold_in_place
 from evovit_jax.models.narrowing import narrow
+from evovit_jax.models.token_model import TokenModel
 from evovit_jax.models.variables import Skeleton, Variables
 
 # Pixels at once on a CPU, whose caches hold the activations of so many: 8 images of 224 px, 2 of
@@ -106,7 +107,9 @@ def forward(
 
     def run(state: Any, images: Array) -> tuple[Array, tuple[Array, ...]]:
         def part(images: Array) -> tuple[Array, tuple[Array, ...]]:
-            logits, out = nnx.merge(graphdef, state)(images, reduction=reduction)
+            model = nnx.merge(graphdef, state)
+            less = {"logits_only": True} if isinstance(model, TokenModel) else {}
+            logits, out = model(images, reduction=reduction, **less)
             return logits, out.token_maps
 
         return chunked(part, chunk)(images)

@@ -124,6 +124,9 @@ class LVViT(VisionTransformer):
     def _backbone(self) -> Backbone:
         return dataclasses.replace(super()._backbone(), pools_patches=True)
 
+    # The patches are classified too.
+    read_tokens = None
+
     def classify(self, tokens: TokenSet) -> tuple[Float[Array, "b k"], Outputs]:
         """Logits, normalised features, and the logits of the class token and of the patches."""
         mask = None if tokens.mask is None else tokens.mask[:, tokens.prefix :]

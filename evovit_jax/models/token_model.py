@@ -34,6 +34,8 @@ class TokenModel(nnx.Module):
       stages: the blocks of each stage; one stage in a flat network.
       downsamples: what lies between two stages.
       reducer: looks at, and replaces, the tokens on their way.
+      read_tokens: how many of the first tokens the logits depend on after the last block; None for
+        all.
     """
 
     Config: type
@@ -45,6 +47,7 @@ class TokenModel(nnx.Module):
     stages: Sequence[Sequence[Block]]
     downsamples: Sequence[Subsampling] = ()
     reducer: Reducer
+    read_tokens: int | None = None
 
     def embed(
         self, images: Float[Array, "b h w c"], *, train: bool = False
@@ -95,6 +98,7 @@ class TokenModel(nnx.Module):
         train: bool = False,
         key: Key[Array, ""] | None = None,
         reduction: dict | None = None,
+        logits_only: bool = False,
     ) -> tuple[Float[Array, "b k"], Outputs]:
         """Logits and everything else of one pass.
 
@@ -104,11 +108,15 @@ class TokenModel(nnx.Module):
             losses.
           key: where everything random of the pass comes from; None switches it off.
           reduction: settings of the reducer for this pass, by field.
+          logits_only: of the pass only the logits and the token maps are wanted: in inference the
+            last block then computes the tokens that the head reads, and no others, and `Outputs`
+            has the features of these.
         """
         reducer = self.reducer.override(**(reduction or {}))
         tokens = self.start(images, train=train, key=key)
-        walked = walk(self.walked_stages(), tokens, reducer, self.downsamples)
-        logits, out = self.classify(reducer.as_pooled(walked.tokens))
+        reads = self.read_tokens if logits_only and not train else None
+        walked = walk(self.walked_stages(), tokens, reducer, self.downsamples, reads)
+        logits, out = self.classify(reducer.as_pooled(walked.tokens).first(reads))
         maps = stage_maps(walked.ends) if len(walked.ends) > 1 else {}
         return logits, dataclasses.replace(
             out,

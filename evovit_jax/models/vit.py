@@ -143,7 +143,7 @@ class Block(nnx.Module):
         rotation = self._rotation(tokens)
         branch = rematerialised(lambda x: self.attn(self.norm1(x), request, rotation), self.remat)
         mixed, view = branch(tokens.x)
-        tokens = tokens.replace(x=tokens.x[:, : request.queries])
+        tokens = tokens.first(request.queries)
         after = self._add(tokens, mixed, self.ls1, 2 * block)
         if request.score == "shift" and "class_row" in request.needs:
             view = dataclasses.replace(view, class_row=attention_shift(tokens.x, after.x))
@@ -250,6 +250,11 @@ class VisionTransformer(TokenModel):
         return PatchEmbed(
             c.patch_size, c.in_channels, c.embed_dim, dtype=jnp.dtype(c.dtype), rngs=rngs
         )
+
+    @property
+    def read_tokens(self) -> int | None:
+        """The class tokens, where the head does not read the patches."""
+        return self.prefix if self.config.pool == "token" else None
 
     @property
     def stages(self) -> list[Sequence[Block]]:

@@ -49,6 +49,15 @@ class AttentionRequest:
     score: str = "class"
     queries: int | None = None
 
+    def reads_no_other_rows(self) -> bool:
+        """Whether the first queries alone give all that is asked, and may be given alone."""
+        rows_of_others = "weights" in self.needs or (
+            "class_row" in self.needs and self.score not in ("class", "key_norm")
+        )
+        alike = self.bias is None or self.bias.shape[-2] == 1
+        replaced = self.normalise or self.weights is not None or self.look_ahead
+        return alike and not (rows_of_others or replaced or self.queries is not None)
+
 
 NOTHING_ASKED = AttentionRequest()
 CLASS_ROW = AttentionRequest(needs=frozenset({"class_row"}))

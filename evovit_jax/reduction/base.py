@@ -127,6 +127,9 @@ class Reducer(nnx.Module):
     needs_class_token = False
     # Whether each token that it makes has the place of an input token, or none on purpose.
     keeps_places = True
+    # Whether its choices hang on what a block makes of the patches: the last one then computes them
+    # all, even where only the class token is wanted.
+    reads_patches_of_last_block = False
     # Names of what `losses` and `aux_logits` return, and of `teacher_losses`: the losses against a
     # teacher, the network without reduction, that its published recipe has.
     loss_names: tuple[str, ...] = ()

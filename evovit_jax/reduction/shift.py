@@ -29,6 +29,7 @@ class Shift(Located):
         training=NOT_NEEDED,
         score="change by the feed-forward; no class token",
     )
+    reads_patches_of_last_block = True
     not_in_pyramids = "a dropped token leaves a hole in the grid that the next stage subsamples"
 
     def count(self, location: int, tokens: TokenSet) -> int:

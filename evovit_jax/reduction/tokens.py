@@ -63,6 +63,14 @@ class TokenSet:
         """A copy with `changes`."""
         return dataclasses.replace(self, **changes)
 
+    def first(self, count: int | None) -> "TokenSet":
+        """The set with `x`, and what belongs to its tokens, cut to the first `count`; None: all."""
+        cut = {
+            name: None if array is None else array[:, :count]
+            for name, array in (("sizes", self.sizes), ("mask", self.mask), ("place", self.place))
+        }
+        return self.replace(x=self.x[:, :count], **cut)
+
     def put_aside(self, **entries: Any) -> "TokenSet":
         """A copy with `entries` added to what is kept aside; an entry of None is taken out."""
         aside = {**self.aside, **entries}

@@ -81,6 +81,7 @@ def walk(
     tokens: TokenSet,
     reducer: Reducer,
     subsamplings: Sequence[Subsampling] = (),
+    reads: int | None = None,
 ) -> Walked:
     """Takes the tokens of a network's input through all of its blocks.
 
@@ -89,11 +90,16 @@ def walk(
       tokens: of the input.
       reducer: whose hooks are called; its `backbone` describes this network.
       subsamplings: what lies between two stages, one less than there are stages.
+      reads: how many of the first tokens are wanted; the last block of a flat network computes
+        these alone where the reducer does not ask for more, and the others stay as they were.
+        None for all.
 
     Raises:
       AssertionError: a block or the reducer returned tokens of another shape or dtype than it must.
     """
     inputs, maps, counts, ends = tokens.x.shape[1], [], [], []
+    last = reducer.backbone.depth - 1
+    reads = None if reducer.reads_patches_of_last_block else reads
     for stage, blocks in enumerate(stages):
         check = functools.partial(check_tokens, dim=reducer.backbone.dim[stage], inputs=inputs)
         if stage == 0:
@@ -102,11 +108,41 @@ def walk(
             ends.append(tokens)
             tokens = check(_subsample(subsamplings[stage - 1], stage - 1, tokens, reducer))
         for block in blocks:
+            block = _Narrow(block, reads) if reads and len(counts) == last else block
             tokens, source, numbers = _through(block, len(counts), tokens, reducer, check)
             maps.append(source)
             counts.append(numbers)
     tokens = check(reducer.finish(tokens))
     return Walked(tokens, (*maps, tokens.source), tuple(counts), (*ends, tokens))
+
+
+class _Narrow:
+    """A block that computes its first tokens alone, where what is asked of it allows that."""
+
+    def __init__(self, block: Block, reads: int):
+        self._block, self._reads, self._is_narrow = block, reads, True
+
+    def attend(
+        self, block: int, tokens: TokenSet, request: AttentionRequest
+    ) -> tuple[TokenSet, AttentionView]:
+        """The first tokens after attention to all, the others as they were."""
+        self._is_narrow = request.reads_no_other_rows()
+        if not self._is_narrow:
+            return self._block.attend(block, tokens, request)
+        request = dataclasses.replace(request, queries=self._reads)
+        first, view = self._block.attend(block, tokens, request)
+        return self._with_the_others(first, tokens), view
+
+    def feed_forward(self, block: int, tokens: TokenSet) -> TokenSet:
+        """The first tokens after the feed-forward, the others as they were."""
+        if not self._is_narrow:
+            return self._block.feed_forward(block, tokens)
+        first = self._block.feed_forward(block, tokens.first(self._reads))
+        return self._with_the_others(first, tokens)
+
+    def _with_the_others(self, first: TokenSet, tokens: TokenSet) -> TokenSet:
+        others = tokens.x[:, self._reads :]
+        return tokens.replace(x=jnp.concatenate([first.x[:, : self._reads], others], axis=1))
 
 
 def _through(

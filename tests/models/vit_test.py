@@ -8,8 +8,10 @@ from flax import nnx
 from tiny import some_slow
 
 import evovit_jax
+from evovit_jax import flops
 from evovit_jax.errors import UserError
 from evovit_jax.models.layers import mean_of_patches
+from evovit_jax.models.lvvit import LVViT
 from evovit_jax.models.positions import resize_positions
 from evovit_jax.reduction.base import Reducer
 from evovit_jax.reduction.stochastic_depth import drop_path
@@ -45,6 +47,35 @@ def test_logits_are_float32_of_the_class_token():
     assert out.features.shape == (2, 17, 12)
     expected = model.head(out.features[:, 0])
     np.testing.assert_allclose(logits, expected, atol=1e-6)
+
+
+def macs(model, **settings):
+    return flops.macs_of(lambda images: model(images, **settings)[0], images(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "reads"),
+    [
+        ("deit_tiny_patch16_224", 1),
+        ("deit_tiny_distilled_patch16_224", 2),
+        ("vit_small_patch14_reg4_dinov2.lvd142m", 5),
+    ],
+)
+def test_the_last_block_computes_the_tokens_that_the_head_reads(name, reads):
+    model = tiny(name)
+    tokens, dim = 16 + model.prefix, 12
+    assert model.read_tokens == reads
+    # Of the others no query, no row of the map, no projection, no feed-forward.
+    saved = (tokens - reads) * (2 * dim**2 + 2 * tokens * dim + 8 * dim**2)
+    assert macs(model) - macs(model, logits_only=True) == saved
+    assert macs(model, train=True) == macs(model, train=True, logits_only=True)
+
+
+def test_a_head_that_reads_the_patches_gets_them_all():
+    model = tiny(pool="avg")
+    assert model.read_tokens is None
+    assert macs(model) == macs(model, logits_only=True)
+    assert LVViT.read_tokens is None
 
 
 def test_patch_embedding_is_the_strided_convolution():

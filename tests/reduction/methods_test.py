@@ -129,6 +129,15 @@ def test_the_source_map_accounts_for_every_token(spec):
         assert fewest < 17
 
 
+@pytest.mark.parametrize("spec", some_slow([*METHODS, *VARIANTS], {"evo", "tome"}))
+def test_logits_and_maps_need_no_other_token_of_the_last_block(spec):
+    model, logits, out = passed(spec)
+    found, rest = run_model(model, images(3, 16, 16), logits_only=True)
+    np.testing.assert_allclose(found, logits, rtol=1e-5, atol=1e-6)
+    for source, expected in zip(rest.token_maps, out.token_maps, strict=True):
+        np.testing.assert_array_equal(source, expected)
+
+
 @pytest.mark.parametrize("spec", some_slow(METHODS, {"evo", "tome"}))
 def test_runs_on_another_grid_and_depth_with_two_class_tokens(spec):
     """Three rows of five patches on weights for 4x4, five blocks, a distillation token."""
