@@ -197,7 +197,7 @@ def _table_of(kind: type[Target], found: dict[str, Any]) -> Iterator[str]:
     )
     yield ""
     cells = [[*map(row.get, columns), *(row[kind.parts].get(p, 0) for p in PARTS)] for row in rows]
-    yield tables.markdown([*columns.values(), *PARTS], [list(map(str, row)) for row in cells])
+    yield tables.markdown([*columns.values(), *PARTS], cells)
     for row in rows:
         if row["without_estimate"]:
             named = ", ".join(f"{n} {name}" for name, n in row["without_estimate"].items())

@@ -59,11 +59,15 @@ def known_platform() -> str | None:
 
 def mesh_platform() -> str | None:
     """The platform of the devices of the mesh that is set, "tpu" or "cpu"; None where none is."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
+    device = _mesh_device()
     return None if device is None else device.platform
 
 
 def named_device() -> str | None:
     """What JAX calls the device that `device_kind` or the mesh names; None where neither does."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
+    device = _mesh_device()
     return device_kind.value or (None if device is None else device.device_kind)
+
+
+def _mesh_device() -> jax.sharding.AbstractDevice | None:
+    return jax.sharding.get_abstract_mesh().abstract_device

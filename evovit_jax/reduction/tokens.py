@@ -65,6 +65,8 @@ class TokenSet:
 
     def first(self, count: int | None) -> "TokenSet":
         """The set with `x`, and what belongs to its tokens, cut to the first `count`; None: all."""
+        if count is None:
+            return self
         cut = {
             name: None if array is None else array[:, :count]
             for name, array in (("sizes", self.sizes), ("mask", self.mask), ("place", self.place))

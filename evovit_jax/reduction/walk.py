@@ -108,47 +108,26 @@ def walk(
             ends.append(tokens)
             tokens = check(_subsample(subsamplings[stage - 1], stage - 1, tokens, reducer))
         for block in blocks:
-            block = _Narrow(block, reads) if reads and len(counts) == last else block
-            tokens, source, numbers = _through(block, len(counts), tokens, reducer, check)
+            wanted = reads if len(counts) == last else None
+            tokens, source, numbers = _through(block, len(counts), tokens, reducer, check, wanted)
             maps.append(source)
             counts.append(numbers)
     tokens = check(reducer.finish(tokens))
     return Walked(tokens, (*maps, tokens.source), tuple(counts), (*ends, tokens))
 
 
-class _Narrow:
-    """A block that computes its first tokens alone, where what is asked of it allows that."""
-
-    def __init__(self, block: Block, reads: int):
-        self._block, self._reads, self._is_narrow = block, reads, True
-
-    def attend(
-        self, block: int, tokens: TokenSet, request: AttentionRequest
-    ) -> tuple[TokenSet, AttentionView]:
-        """The first tokens after attention to all, the others as they were."""
-        self._is_narrow = request.reads_no_other_rows()
-        if not self._is_narrow:
-            return self._block.attend(block, tokens, request)
-        request = dataclasses.replace(request, queries=self._reads)
-        first, view = self._block.attend(block, tokens, request)
-        return self._with_the_others(first, tokens), view
-
-    def feed_forward(self, block: int, tokens: TokenSet) -> TokenSet:
-        """The first tokens after the feed-forward, the others as they were."""
-        if not self._is_narrow:
-            return self._block.feed_forward(block, tokens)
-        first = self._block.feed_forward(block, tokens.first(self._reads))
-        return self._with_the_others(first, tokens)
-
-    def _with_the_others(self, first: TokenSet, tokens: TokenSet) -> TokenSet:
-        others = tokens.x[:, self._reads :]
-        return tokens.replace(x=jnp.concatenate([first.x[:, : self._reads], others], axis=1))
-
-
 def _through(
-    block: Block, i: int, tokens: TokenSet, reducer: Reducer, check: Callable[[TokenSet], TokenSet]
+    block: Block,
+    i: int,
+    tokens: TokenSet,
+    reducer: Reducer,
+    check: Callable[[TokenSet], TokenSet],
+    wanted: int | None,
 ) -> tuple[TokenSet, Array, BlockTokens]:
-    """The tokens after block number `i`, the source map within it, and the counts."""
+    """The tokens after block number `i`, the source map within it, and the counts.
+
+    Of `wanted` tokens the block computes the first alone, where what is asked of it allows that.
+    """
     entering = tokens.x.shape[1]
     tokens = check(reducer.before_block(i, tokens))
     attending = tokens.x.shape[1]
@@ -157,12 +136,24 @@ def _through(
         _, view = block.attend(i, tokens, request)
         tokens, request = request.look_ahead(tokens, view)
         tokens, attending = check(tokens), tokens.x.shape[1]
-    tokens, attention = block.attend(i, tokens, request)
+    first = wanted if request.reads_no_other_rows() else None
+    if first is not None:
+        request = dataclasses.replace(request, queries=first)
+    attended, attention = block.attend(i, tokens, request)
+    tokens = _with_the_others(attended, tokens, first)
     tokens = check(reducer.after_attention(i, tokens, attention))
     source, feeding = tokens.source, tokens.x.shape[1]
-    tokens = block.feed_forward(i, tokens)
+    tokens = _with_the_others(block.feed_forward(i, tokens.first(first)), tokens, first)
     tokens = check(reducer.after_block(i, tokens))
     return tokens, source, BlockTokens(entering, attending, feeding, leaving=tokens.x.shape[1])
+
+
+def _with_the_others(changed: TokenSet, tokens: TokenSet, first: int | None) -> TokenSet:
+    """`changed`; where only the `first` tokens were computed, these and the others of `tokens`."""
+    if first is None:
+        return changed
+    x = jnp.concatenate([changed.x[:, :first], tokens.x[:, first:]], axis=1)
+    return tokens.replace(x=x)
 
 
 def _subsample(
