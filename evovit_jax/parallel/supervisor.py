@@ -68,11 +68,16 @@ def supervised(patience: float) -> Iterator[Child]:
     sys.stderr.flush()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # JAX warns of every fork, but none of its threads runs yet
+        # A signal that comes before the parent can pass it on waits until it can.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
         pid = os.fork()
     if pid:
         there.close()
         os.close(said)
-        sys.exit(Parent(pid, here, heard).wait())
+        parent = Parent(pid, here, heard)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        sys.exit(parent.wait())
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     here.close()
     os.close(heard)
     os.setsid()  # signals to a terminal's group reach the parent, which passes them on once

@@ -69,10 +69,24 @@ def test_an_abort_is_one_line_and_its_words_are_kept():
     os.remove(path)
 
 
-def test_signals_reach_the_child():
+# The parent is late: its child runs before the parent is ready for signals.
+SLOW_PARENT = """
+import time
+from evovit_jax.parallel import supervisor
+init = supervisor.Parent.__init__
+def late(*arguments):
+    time.sleep(1)
+    init(*arguments)
+supervisor.Parent.__init__ = late
+"""
+
+
+@pytest.mark.parametrize("beginning", [BEGINNING, SLOW_PARENT + BEGINNING], ids=["ready", "late"])
+def test_signals_reach_the_child(beginning):
     process = start(
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\nprint('ready', flush=True)\n"
-        "time.sleep(60)"
+        "time.sleep(60)",
+        beginning,
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
