@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from evovit_jax.models.convolution import convolve
 from evovit_jax.models.layers import REMAT_POLICIES, truncated_normal
 
 # PyTorch's default for linear maps and convolutions: uniform in +-1 / sqrt(fan_in).
@@ -134,6 +135,7 @@ class ConvNorm(nnx.Module):
             strides=stride,
             padding=kernel // 2,
             feature_group_count=groups,
+            conv_general_dilated=convolve,
             use_bias=False,
             kernel_init=kernel_init,
             dtype=dtype,

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from evovit_jax.errors import UserError
 from evovit_jax.models.activations import ACTIVATIONS
 from evovit_jax.models.config_checks import check_fields
+from evovit_jax.models.convolution import convolve
 from evovit_jax.models.layers import (
     LayerNorm,
     Mlp,
@@ -103,6 +104,7 @@ def convolution(
         (size, size),
         kernel_init=truncated_normal,
         dtype=jnp.dtype(config.dtype),
+        conv_general_dilated=convolve,
         rngs=rngs,
         **settings,
     )

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from evovit_jax.errors import UserError
 from evovit_jax.models.batch_norm import torch_uniform
 from evovit_jax.models.config_checks import check_fields
+from evovit_jax.models.convolution import convolve
 from evovit_jax.models.layers import LayerNorm, as_float32, truncated_normal
 from evovit_jax.models.outputs import Outputs, patch_map
 from evovit_jax.models.positions import resize_positions
@@ -118,7 +119,14 @@ class Pool(nnx.Module):
     def __init__(self, dim: int, out: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         made = {"kernel_init": torch_uniform, "dtype": dtype, "rngs": rngs}
         self.conv = nnx.Conv(
-            dim, out, (3, 3), strides=STRIDE, padding=1, feature_group_count=dim, **made
+            dim,
+            out,
+            (3, 3),
+            strides=STRIDE,
+            padding=1,
+            feature_group_count=dim,
+            conv_general_dilated=convolve,
+            **made,
         )
         self.fc = nnx.Linear(dim, out, **made)
 

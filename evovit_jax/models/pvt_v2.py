@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from evovit_jax.errors import UserError
 from evovit_jax.models.activations import gelu
 from evovit_jax.models.config_checks import check_fields
+from evovit_jax.models.convolution import convolve
 from evovit_jax.models.layers import LayerNorm, Mlp, as_float32, truncated_normal
 from evovit_jax.models.pyramid import (
     Block,
@@ -154,6 +155,7 @@ class ConvMlp(Mlp):
             (3, 3),
             padding=1,
             feature_group_count=hidden,
+            conv_general_dilated=convolve,
             kernel_init=nnx.initializers.normal((2 / 9) ** 0.5),  # 9 outputs an input
             dtype=dtype,
             rngs=rngs,

@@ -12,11 +12,16 @@ from jax.sharding import PartitionSpec
 BATCH_AXES = ("data", "fsdp")
 
 
-def per_device(function: Callable[..., Any], *arrays: Any) -> Any:
+def per_device(function: Callable[..., Any], *arrays: Any, shared: tuple = ()) -> Any:
     """`function` of the arrays, of each device's part of the batch on its own when a mesh is set.
 
-    All arguments and results are arrays (or pytrees of them) whose first dimension is the batch,
-    which the mesh's devices must divide. Without a mesh the function is called as it is.
+    Without a mesh the function is called as it is.
+
+    Args:
+      function: of (*shared, *arrays); its results have the batch as their first dimension.
+      arrays: arrays, or pytrees of them, whose first dimension is the batch, which the mesh's
+        devices must divide.
+      shared: what every device has whole: a layer's parameters.
     """
     mesh = jax.sharding.get_abstract_mesh()
     free = set(mesh.axis_names) - set(mesh.manual_axes)
@@ -24,6 +29,7 @@ def per_device(function: Callable[..., Any], *arrays: Any) -> Any:
     # XLA takes what is empty for a constant, and refuses a device's part of constants alone.
     empty = any(x.size == 0 for x in jax.tree.leaves(arrays))
     if not axes or mesh.size == 1 or empty:
-        return function(*arrays)
+        return function(*shared, *arrays)
     spec = PartitionSpec(axes)
-    return jax.shard_map(function, in_specs=spec, out_specs=spec)(*arrays)
+    specs = (PartitionSpec(),) * len(shared) + (spec,) * len(arrays)
+    return jax.shard_map(function, in_specs=specs, out_specs=spec)(*shared, *arrays)

@@ -29,15 +29,16 @@ from evovit_jax.hardware import platforms
 
 FLOAT32 = np.dtype(np.float32)
 
-# Operations that move numbers or add them up, in whatever dtype the numbers have.
+# Operations that move numbers or add them up, in whatever dtype the numbers have. The last adds up
+# over the devices of a mesh.
 _MOVING = {
     *("reshape", "transpose", "squeeze", "broadcast_in_dim", "pad", "slice", "concatenate", "rev"),
-    *("add", "add_any", "neg", "convert_element_type"),
+    *("add", "add_any", "neg", "convert_element_type", "psum_invariant"),
 }
 # Products whose sums are made in the dtype that they are asked for.
 _PRODUCTS = ("dot_general", "conv_general_dilated")
 # Operations with a program inside.
-_CALLS = ("jit", "remat2")
+_CALLS = ("jit", "remat2", "shard_map")
 _KNOWN = {*_MOVING, *_PRODUCTS, *_CALLS, "mul", "reduce_sum"}
 
 
@@ -93,6 +94,7 @@ class _Widening:
 
     def __init__(self, sums: set[Var]):
         self.sums, self.operations = sums, []
+        self._context = None  # of the last operation: inside a shard_map another than outside
         self._wide: dict[Var, Var] = {}
 
     def add(self, operation: JaxprEqn) -> None:
@@ -100,6 +102,7 @@ class _Widening:
         name, results = operation.primitive.name, operation.outvars
         chosen = [x in self.sums for x in results]
         settings, read = operation.params, operation.invars
+        self._context = operation.ctx
         if not any(chosen) or name not in _KNOWN:
             self.operations.append(operation)
             return
@@ -136,7 +139,8 @@ class _Widening:
     def _cast(self, x: Var, to: Var) -> None:
         settings = {"new_dtype": to.aval.dtype, "weak_type": False, "sharding": None}
         cast = primitives.convert_element_type_p
-        self.operations.append(new_jaxpr_eqn([x], [to], cast, settings, no_effects))
+        made = new_jaxpr_eqn([x], [to], cast, settings, no_effects, ctx=self._context)
+        self.operations.append(made)
 
 
 def _widen_inside(program: ClosedJaxpr | Jaxpr, chosen: list[bool]) -> ClosedJaxpr | Jaxpr:

@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
-from tiny import some_slow, tiny_config
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from tiny import filled, some_slow, tiny_config
 
 from evovit_jax.errors import UserError
+from evovit_jax.models import list_models, model_entry
+from evovit_jax.models.variables import Skeleton
 from evovit_jax.parallel import sharding
+from evovit_jax.plan import collectives as plan_collectives
 from evovit_jax.train.prepare_batch import prepare
 from evovit_jax.train.program import build
 
@@ -104,6 +107,36 @@ def test_data_parallel_evo_gathers_no_activations(phase):
     largest = max(leaf.size for leaf in run.like.params.values())
     assert {name for name, _ in found} == {"all-reduce"}
     assert max(size for _, size in found) <= largest, "an activation is reduced"
+
+
+# A name for each class of networks.
+FAMILIES = {model_entry(name).model: name for name in reversed(list_models())}
+
+
+@pytest.mark.parametrize("name", some_slow(FAMILIES.values(), {"regnety_160"}))
+def test_data_parallel_gathers_no_activations_of_any_network(name):
+    smoke = model_entry(name).model.smoke
+    model = filled(name, **smoke)
+    variables, skeleton = Skeleton.variables(model), Skeleton(model)
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+    def loss(params, stats, images):
+        logits, out = skeleton.build(params, stats)(images, train=True, key=jax.random.key(0))
+        made = [x for x in (logits, out.features) if x is not None]
+        return sum(jnp.square(x.astype(jnp.float32)).mean() for x in made)
+
+    def shapes(x, spec):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
+
+    size = smoke.get("image_size") or 32
+    images = shapes(np.empty((16, size, size, 3), np.float32), sharding.BATCH)
+    with jax.set_mesh(mesh):
+        whole = jax.tree.map(lambda x: shapes(x, PartitionSpec()), variables)
+        text = jax.jit(jax.grad(loss)).lower(*whole, images).compile().as_text()
+    sent = plan_collectives.read(text, mesh.size)
+    assert set(sent) == {"all-reduce"}
+    # Gradients, and what batch norm sums up of a batch.
+    assert sent["all-reduce"].bytes < 1.2 * 4 * sum(x.size for x in variables[0].values())
 
 
 def test_fsdp_splits_parameters_moments_and_averages():
