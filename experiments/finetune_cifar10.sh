@@ -7,6 +7,8 @@
 # learns from 5,000 images for three epochs; from where it ended each reduction of about 0.8 GMACs
 # gets the same budget, and so does the dense network itself. All are evaluated on 2,000 test images.
 # About 80 minutes a seed on 2 CPU cores; the same command goes on where it was ended.
+# METHODS="evo tome" runs these alone: once the fine-tuning and what comes before the methods is there,
+# several such commands can share the work.
 # `python experiments/results.py OUTPUT` prints the tables of docs/results.md and writes their logs.
 # SMOKE=1 does the same with tiny sizes in a minute or two.
 set -euo pipefail
@@ -68,6 +70,7 @@ for seed in "${seeds[@]}"; do
     judge "start_$seed" "$untrained" "before_$seed"
     for which in "${!names[@]}"; do
         name=${names[which]} fields=()
+        wanted "$name" || continue
         if [ "$name" = dynamicvit ]; then
             fields=(--config.distill.kind=self
                 '--config.loss.reducer_weights=(("ratio",2.0),("distill_.*",0.5))')

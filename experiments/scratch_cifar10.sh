@@ -6,6 +6,7 @@
 # CIFAR10 holds train/CLASS/IMAGE and test/CLASS/IMAGE. The network has 16 tokens of 8 px, six blocks
 # and 21 million multiply-adds dense, each reduction about 15 million. Half an hour a run on 2 CPU
 # cores, six runs a seed; the same command goes on where it was ended.
+# METHODS="evo tome" runs these alone, so that several such commands can share the work.
 # `python experiments/results.py OUTPUT --prefix=scratch` prints the tables of docs/results.md and
 # writes their logs. SMOKE=1 does the same with tiny sizes in a minute or two.
 set -euo pipefail
@@ -28,6 +29,7 @@ fi
 
 for seed in "${@:-0}"; do
     for which in "${!names[@]}"; do
+        wanted "${names[which]}" || continue
         trained "$output/${names[which]}_$seed" --config=configs/cifar10_deit.py:cpu \
             --config.data="folder:$images/train" --config.eval_data="folder:$images/test" \
             --config.seed="$seed" --config.reduction="${reductions[which]}" "${length[@]}"

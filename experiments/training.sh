@@ -1,6 +1,11 @@
 # shellcheck shell=bash
 # What the experiments train with: to be read by `source`.
 
+# wanted NAME: whether METHODS, names with spaces between, has that one; without it all are wanted.
+wanted() {
+    [[ " ${METHODS:-$1} " == *" $1 "* ]]
+}
+
 # trained RUN FLAGS...: a training in the folder RUN, which goes on where it was ended; once it is
 # complete its last line is RUN.json, and it is not run again. RUN.log has all that it said.
 trained() {
