@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
 from evovit_jax.hardware import accelerators, platforms
@@ -148,18 +149,20 @@ def _softmax_product(q: Array, k: Array, v: Array, bias: Array | None) -> Float[
     """`softmax(q k^T + bias) v`, for whose backward pass no normalised map is written.
 
     What is kept are the exponentials as they multiplied the values, in bfloat16 half of a float32
-    map, and their sums; all divisions are of rows, after or before a product.
+    map, and their sums; all divisions are of rows, after or before a product. Every map lies as
+    the products make it: by itself the compiler copies each one to another layout and back.
     """
     return _mixed(_softmax(_logits(q, k, bias)), v)
 
 
 def _forward(q: Array, k: Array, v: Array, bias: Array | None) -> tuple[Array, tuple]:
-    logits = _logits(q, k, bias)
+    logits = _in_rows(_logits(q, k, bias))
     raised = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
     shares = 1 / jnp.swapaxes(raised.sum(axis=-1), 1, 2)[..., None]  # [b, n, h, 1]
-    narrow = raised.astype(v.dtype)
+    narrow = _in_rows(raised.astype(v.dtype))
     mixed = jnp.einsum("bhnm,bmhe->bnhe", narrow, v, preferred_element_type=jnp.float32)
-    mixed = (mixed * shares).astype(v.dtype)
+    # Without the barrier the float32 product is what is kept, and rounded again where it is read.
+    mixed = jax.lax.optimization_barrier((mixed * shares).astype(v.dtype))
     return mixed, (q, k, v, bias, narrow, shares, mixed)
 
 
@@ -170,7 +173,7 @@ def _backward(kept: tuple, grad: Float[Array, "b n h e"]) -> tuple:
     # What the softmax takes off a row, the sum of its weights times their gradients.
     off = jnp.einsum("bnhe,bnhe->bhn", scaled, mixed, preferred_element_type=jnp.float32)
     grad_logits = raised.astype(jnp.float32) * (grad_weights - off[..., None])
-    narrow = grad_logits.astype(q.dtype)
+    narrow = _in_rows(grad_logits.astype(q.dtype))
     # Channels before tokens: rows of 197 tokens fill a TPU's lanes, 64 channels half of them.
     grads = (
         jnp.einsum("bmhc,bhnm->bhcn", k, narrow),
@@ -185,6 +188,13 @@ def _backward(kept: tuple, grad: Float[Array, "b n h e"]) -> tuple:
 
 
 _softmax_product.defvjp(_forward, _backward)
+
+
+def _in_rows(x: Float[Array, "b h n m"]) -> Float[Array, "b h n m"]:
+    """`x`, which lies in memory by image, head and row."""
+    rows = Layout(major_to_minor=tuple(range(x.ndim)))
+    # On each device on its own: what is bound to a layout would be gathered from all first.
+    return per_device(lambda x: with_layout_constraint(x, rows), x)
 
 
 def _weights(

@@ -337,9 +337,15 @@ class PatchEmbed(nnx.Module):
     def _as_convolution(self, images: Float[Array, "b h w c"]) -> Float[Array, "b p d"]:
         dtype, p = self.proj.dtype, self.patch_size
         kernel = self.proj.kernel[...].astype(dtype).reshape(p, p, images.shape[3], -1)
-        x = jax.lax.conv_general_dilated(
-            images.astype(dtype), kernel, (p, p), "VALID", dimension_numbers=LAYOUT
+        convolution = functools.partial(
+            jax.lax.conv_general_dilated,
+            window_strides=(p, p),
+            padding="VALID",
+            dimension_numbers=LAYOUT,
         )
+        # The copy of the images that the convolution makes takes two and a half times their memory:
+        # the backward pass makes it again.
+        x = jax.checkpoint(convolution)(images.astype(dtype), kernel)
         x = x.reshape(x.shape[0], -1, x.shape[3])
         if self.proj.bias is None:
             return x

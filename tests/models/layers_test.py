@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from evovit_jax.hardware.platforms import compiling_for
 from evovit_jax.models import activations, layers
 from evovit_jax.models.attention import attend, attend_tokens_first
+from evovit_jax.plan import collectives
 from evovit_jax.reduction.base import AttentionRequest
 
 X = jax.random.normal(jax.random.key(0), (5, 7))
@@ -103,6 +105,24 @@ def test_the_bias_of_recomputed_attention_has_its_gradient():
         return (attend(*heads_first, scale=0.5, request=request)[0] ** 3).sum()
 
     np.testing.assert_allclose(jax.grad(loss)(bias), jax.grad(plain)(bias), rtol=1e-4, atol=1e-5)
+
+
+def test_attention_for_tpus_trains_on_several_devices_without_communication():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    q, k, v = (jax.random.normal(jax.random.key(i), (8, 5, 3, 4)) for i in range(3))
+
+    def loss(q, k, v):
+        return (attend_tokens_first(q, k, v, scale=0.5, request=AttentionRequest())[0] ** 2).sum()
+
+    gradients = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+    expected = gradients(q, k, v)
+    sharded = jax.device_put((q, k, v), rows)
+    with jax.set_mesh(mesh):
+        compiled = gradients.lower(*sharded).compile()
+    assert not collectives.read(compiled.as_text(), mesh.size)
+    for found, wanted in zip(compiled(*sharded), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
 def test_patches_are_a_convolution():
