@@ -32,7 +32,7 @@ def parse_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--models", default="", help="NAME or NAME+REDUCTION, semicolons between them")
     add("--batch_sizes", default="1,16", help="images at once, commas between them")
-    modes = (*own_models.MODES, "data")
+    modes = (*own_models.MODES, "gradient", "data")
     add("--mode", default="inference", choices=modes, help="what is timed; data: the pipeline")
     add("--target", default="", help="accelerators that are not here, v5e,h100: estimates")
     dtypes = ("float32", "bfloat16", "float16")

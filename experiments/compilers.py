@@ -44,6 +44,7 @@ KINDS = (
 BENCHMARKS = {
     "v5e": {
         "inference_small": ("inference", 64, f"{S};evo_{S}"),
+        "gradient_small": ("gradient", 64, f"{S};evo_{S}"),
         "train_small": ("train", 64, f"{S};evo_{S}"),
         "inference_methods": (
             "inference", 64, f"{S}+evit,keep_rate=0.7;{S}+tome,r=13;{S}+dynamicvit"

@@ -72,6 +72,12 @@ def test_the_command_prints_and_writes(mode, capsys, tmp_path):
         ([MODELS, "--peers=timmm"], "--peers=timmm is unknown here"),
         ([MODELS, "--rounds=0"], "--rounds=0 must be at least 1"),
         (["--mode=data"], "--mode=data needs --data"),
+        ([MODELS, "--mode=gradient"], "--mode=gradient is an estimate for a --target"),
+        ([MODELS, "--mode=data", "--target=v5e"], "--target goes with inference, gradient or"),
+        (
+            [MODELS, "--mode=gradient", "--target=v5e", "--remat=full"],
+            "--remat goes with --mode=train",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_one_line(flags, message):

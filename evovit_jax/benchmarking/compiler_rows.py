@@ -5,27 +5,20 @@ The compilers are those of `hardware/targets.py`.
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import SingleDeviceSharding
 
 from evovit_jax import flops, tables
-from evovit_jax.benchmarking import own_models
+from evovit_jax.benchmarking import own_models, programs
 from evovit_jax.hardware import targets as known_targets
 from evovit_jax.hardware.platforms import compiling_for, device_kind
 from evovit_jax.hardware.program_operations import PARTS
 from evovit_jax.hardware.target import Target
-from evovit_jax.inference import compiled as inference
 from evovit_jax.models import abstract_model
-from evovit_jax.models.variables import Skeleton
-from evovit_jax.parallel import sharding
-from evovit_jax.train.program import build
 
 
 def run(
@@ -42,7 +35,7 @@ def run(
       models: (name, reduction) of each.
       targets: names of `targets.KINDS`.
       batch_sizes: images at once.
-      mode: "inference", or "train" for a step of the trainer.
+      mode: "inference", "gradient" of the loss, or "train" for a step of the trainer.
       **settings: those of `compile_for`.
 
     Returns:
@@ -118,51 +111,30 @@ def compile_for(
     remat: str = "none",
     options: Mapping[str, Any] | None = None,
 ) -> Program:
-    """A pass or a training step of a model compiled for `place`, from shapes alone.
+    """A pass, a gradient or a training step of a model compiled for `place`, from shapes alone.
 
     The settings are those of `rows.run`, and the compiler's `options`; the images are floats of
-    `dtype` in inference, and bytes in training, whose step is the trainer's.
+    `dtype`, and in training bytes, as the trainer's step takes them.
     """
     model = abstract_model(name, reduction, image_size=image_size, dtype=dtype)
-    side, channels = model.config.image_size, model.config.in_channels
-    shape = (batch_size, side, side, channels)
     if mode == "inference":
-        on = SingleDeviceSharding(place)
-        chunk = inference.default_chunk(side, place.platform) if chunk is None else chunk
-        graphdef, fold = inference.folded(model)
-        look = inference.forward(graphdef, chunk=chunk)
-        state = jax.eval_shape(fold, *Skeleton.variables(model))
-        arguments = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on),
-            (state, jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))),
-        )
-
-        def function(state: Any, images: jax.Array) -> jax.Array:
-            return look(state, images)[0]
-
-        mesh, lower = None, jax.jit(function).lower
+        work = programs.inference(model, place, batch_size, chunk)
+    elif mode == "gradient":
+        work = programs.gradient(model, place, batch_size)
     else:
         config = own_models.training_config(model, name, reduction, batch_size=batch_size)
         config.model.dtype, config.model.remat = dtype, remat
-        training = build(config, [place], examples=batch_size)
-        mesh, step = training.mesh, training.step_at(training.total)
-        on = sharding.batch_sharding(mesh)
-        batch = {
-            "image": jax.ShapeDtypeStruct(shape, "uint8", sharding=on),
-            "label": jax.ShapeDtypeStruct((batch_size,), "int32", sharding=on),
-        }
-        arguments, lower = (training.like, batch), step.lower
-        function = functools.partial(training.step, overrides=step.overrides)
+        work = programs.training(config, place, programs.images_of(model, batch_size, "uint8"))
     start = time.perf_counter()
     with (
         compiling_for(place.platform),
         device_kind(place.device_kind),
-        jax.set_mesh(mesh) if mesh else contextlib.nullcontext(),
+        jax.set_mesh(work.mesh) if work.mesh else contextlib.nullcontext(),
     ):
-        compiled = lower(*arguments).compile(compiler_options=dict(options or {}))
+        compiled = work.lower(*work.arguments).compile(compiler_options=dict(options or {}))
     seconds = time.perf_counter() - start
     with compiling_for("cpu"):  # the method's own operations, not those in place of indexing
-        return Program(compiled, 2 * flops.macs_of(function, *arguments), seconds)
+        return Program(compiled, 2 * flops.macs_of(work.function, *work.arguments), seconds)
 
 
 COLUMNS = {

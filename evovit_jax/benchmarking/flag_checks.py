@@ -40,7 +40,11 @@ def check(flags: argparse.Namespace) -> tuple[list[int], list[str]]:
         if peer not in known:
             raise UserError(f"--peers={peer} is unknown here; --mode={flags.mode} has {known}")
     if flags.target and (chosen or flags.mode == "data"):
-        raise UserError("--target goes with --mode=inference or train, and with no --peers")
+        raise UserError("--target goes with inference, gradient or train, and with no --peers")
+    if flags.mode == "gradient" and not flags.target:
+        raise UserError("--mode=gradient is an estimate for a --target; --mode=train is measured")
+    if flags.mode == "gradient" and flags.remat != "none":
+        raise UserError("--remat goes with --mode=train")
     if flags.mode == "data" and not flags.data:
         raise UserError("--mode=data needs --data, for example --data=folder:DIR")
     return batch_sizes, chosen
