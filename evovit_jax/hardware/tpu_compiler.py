@@ -7,6 +7,7 @@ of TPU on any x86 machine. One process at a time may use it.
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -99,14 +100,12 @@ class Slice(Target):
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Holds libtpu for this process; waits, and says so in a line, while another one has it."""
-        with open(pathlib.Path(tempfile.gettempdir()) / LOCK, "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print("another process is compiling with libtpu; waiting for it", flush=True)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        """Holds libtpu for this process; waits, and says so in a line, while another one has it.
+
+        Like libtpu itself it is not let go before the process ends.
+        """
+        _hold(pathlib.Path(tempfile.gettempdir()) / LOCK)
+        yield
 
     def devices(self) -> list[jax.Device]:
         """The devices of the slice, as far as compiling goes.
@@ -149,3 +148,15 @@ class Slice(Target):
 def millions(cycles: float) -> float:
     """Cycles in millions, to two places."""
     return round(cycles / 1e6, 2)
+
+
+@functools.cache
+def _hold(path: pathlib.Path) -> int:
+    """The descriptor of the locked file, open as long as the process lives."""
+    lock = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("another process is compiling with libtpu; waiting for it", flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock

@@ -3,6 +3,8 @@
 import importlib.util
 import pathlib
 import queue
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -31,7 +33,18 @@ def test_a_program_takes_its_cycles():
     assert SLICE.parts in estimate.fields
 
 
-def test_whoever_comes_second_waits_and_says_so(monkeypatch, tmp_path):
+FIRST = """
+import sys
+from evovit_jax.hardware import tpu_compiler
+tpu_compiler.LOCK = sys.argv[1]
+with tpu_compiler.Slice("v5e", "2x2").alone():
+    pass
+print("compiled", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_whoever_comes_second_waits_until_the_first_process_has_ended(monkeypatch, tmp_path):
     # Not the lock of whatever else uses libtpu on this machine.
     monkeypatch.setattr(tpu_compiler, "LOCK", str(tmp_path / "lock"))
     said = queue.Queue()
@@ -42,7 +55,9 @@ def test_whoever_comes_second_waits_and_says_so(monkeypatch, tmp_path):
         with SLICE.alone():
             done.set()
 
-    with SLICE.alone():
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", FIRST, tpu_compiler.LOCK], **pipes) as first:
+        assert first.stdout.readline() == b"compiled\n"
         thread = threading.Thread(target=second)
         thread.start()
         line = said.get(timeout=60)
@@ -50,3 +65,6 @@ def test_whoever_comes_second_waits_and_says_so(monkeypatch, tmp_path):
     thread.join()
     assert line == "another process is compiling with libtpu; waiting for it"
     assert done.is_set()
+    with SLICE.alone():  # once more in the same process
+        pass
+    assert said.empty()
