@@ -131,6 +131,18 @@ def shares(x: Float[Array, "*b n"]) -> Float[Array, "*b n"]:
     return x / jnp.maximum(x.sum(axis=-1, keepdims=True), 1e-30)
 
 
+def in_rows(x: Float[Array, "b *n"]) -> Float[Array, "b *n"]:
+    """`x`, bound to lie in memory as its shape says, with the last dimension innermost.
+
+    In a program for several platforms it is free: what is exported may not bind a layout.
+    """
+    if platforms.known_platform() == platforms.SEVERAL:
+        return x
+    rows = Layout(major_to_minor=tuple(range(x.ndim)))
+    # On each device on its own: what is bound to a layout would be gathered from all first.
+    return per_device(lambda x: with_layout_constraint(x, rows), x)
+
+
 def _softmax(logits: Float[Array, "b h n m"]) -> Float[Array, "b h n m"]:
     return jax.nn.softmax(logits, axis=-1)
 
@@ -156,10 +168,10 @@ def _softmax_product(q: Array, k: Array, v: Array, bias: Array | None) -> Float[
 
 
 def _forward(q: Array, k: Array, v: Array, bias: Array | None) -> tuple[Array, tuple]:
-    logits = _in_rows(_logits(q, k, bias))
+    logits = in_rows(_logits(q, k, bias))
     raised = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
     shares = 1 / jnp.swapaxes(raised.sum(axis=-1), 1, 2)[..., None]  # [b, n, h, 1]
-    narrow = _in_rows(raised.astype(v.dtype))
+    narrow = in_rows(raised.astype(v.dtype))
     mixed = jnp.einsum("bhnm,bmhe->bnhe", narrow, v, preferred_element_type=jnp.float32)
     # Without the barrier the float32 product is what is kept, and rounded again where it is read.
     mixed = jax.lax.optimization_barrier((mixed * shares).astype(v.dtype))
@@ -173,7 +185,7 @@ def _backward(kept: tuple, grad: Float[Array, "b n h e"]) -> tuple:
     # What the softmax takes off a row, the sum of its weights times their gradients.
     off = jnp.einsum("bnhe,bnhe->bhn", scaled, mixed, preferred_element_type=jnp.float32)
     grad_logits = raised.astype(jnp.float32) * (grad_weights - off[..., None])
-    narrow = _in_rows(grad_logits.astype(q.dtype))
+    narrow = in_rows(grad_logits.astype(q.dtype))
     # Channels before tokens: rows of 197 tokens fill a TPU's lanes, 64 channels half of them.
     grads = (
         jnp.einsum("bmhc,bhnm->bhcn", k, narrow),
@@ -188,13 +200,6 @@ def _backward(kept: tuple, grad: Float[Array, "b n h e"]) -> tuple:
 
 
 _softmax_product.defvjp(_forward, _backward)
-
-
-def _in_rows(x: Float[Array, "b h n m"]) -> Float[Array, "b h n m"]:
-    """`x`, which lies in memory by image, head and row."""
-    rows = Layout(major_to_minor=tuple(range(x.ndim)))
-    # On each device on its own: what is bound to a layout would be gathered from all first.
-    return per_device(lambda x: with_layout_constraint(x, rows), x)
 
 
 def _weights(

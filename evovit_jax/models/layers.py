@@ -17,6 +17,7 @@ from evovit_jax.models.attention import (
     attend,
     attend_tokens_first,
     attention_weights,
+    in_rows,
     rounded,
 )
 from evovit_jax.models.rotary import Rotation, turned
@@ -139,6 +140,9 @@ class Attention(nnx.Module):
     def _of_three_products(
         self, x: Float[Array, "b n d"], request: AttentionRequest, rotation: Rotation | None
     ) -> tuple[Float[Array, "b q d"], AttentionView]:
+        # Where channels are fewer than tokens, as in DeiT-T, the compiler would lay them out by
+        # channel, and LayerNorm's means would go across the rows.
+        x = in_rows(x)
         q, k, v = project_heads(self.qkv, x, 3, self.heads)
         raw = jnp.swapaxes(k, 1, 2) if "raw_keys" in request.needs else None
         q, k = (turned(a, rotation, tokens_first=True) for a in (q, k))
