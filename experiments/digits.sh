@@ -11,7 +11,6 @@ shift
 cd "$(dirname "$0")/.."
 mkdir -p "$output"
 source experiments/training.sh
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$output/cache}
 for seed in "${@:-0}"; do
     for config in digits_deit digits_evo levit_digits levit_digits_evo; do
         trained "$output/${config}_$seed" --config="configs/$config.py" --config.seed="$seed"

@@ -20,7 +20,6 @@ seeds=("${@:-0}")
 cd "$(dirname "$0")/.."
 mkdir -p "$output"
 source experiments/training.sh
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$output/cache}
 
 names=(dense evo evit dynamicvit tome topk)
 reductions=(none evo,keep_rate=0.475 evit,keep_rate=0.682 dynamicvit,keep_rate=0.69 tome,r=11

@@ -16,7 +16,6 @@ shift 2
 cd "$(dirname "$0")/.."
 mkdir -p "$output"
 source experiments/training.sh
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$output/cache}
 
 names=(dense evo evit dynamicvit tome topk)
 reductions=(none evo evit,keep_rate=0.65 dynamicvit,keep_rate=0.8 tome,r=2:1:2:1:1:1

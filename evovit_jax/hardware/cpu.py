@@ -1,8 +1,11 @@
-"""Training on a CPU: memory that the process keeps, and rematerialisation that is not undone."""
+"""What a CPU's compiler is told, and the memory that a process keeps while it trains on one."""
 
 import ctypes
+import functools
 import os
+import pathlib
 import sys
+from typing import Any
 
 import jax
 
@@ -13,6 +16,16 @@ KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 # XLA may leave a rounding to bfloat16 out where it fuses what makes a value with what reads it, and
 # here that depends on the batch's size: an image would not keep its tokens in any company.
 ROUND_AS_WRITTEN = {"xla_allow_excess_precision": False}
+
+# On Intel's cores with AVX-512 (docs/performance.md): loops in whole vectors, which the compiler
+# halves by itself, and matmuls by oneDNN, which is part of jaxlib. Not oneDNN's fusions of several
+# operations: with them some programs end the process.
+WIDE_VECTORS = {"xla_cpu_prefer_vector_width": 512}
+ONEDNN = {
+    "xla_cpu_use_onednn": True,
+    "xla_cpu_experimental_onednn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+}
+CORES = pathlib.Path("/proc/cpuinfo")
 
 # Of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
@@ -60,11 +73,44 @@ def give_back() -> bool:
     return bool(trim and trim(0))
 
 
-def inference_options(platform: str) -> dict[str, bool]:
-    """What the compiler of `platform` is told of a pass without training."""
-    return ROUND_AS_WRITTEN if platform == "cpu" else {}
+def inference_options(platform: str) -> dict[str, Any]:
+    """What the compiler of `platform` ("cpu", "gpu", ...) is told of a pass without training."""
+    return ROUND_AS_WRITTEN | core_options() if platform == "cpu" else {}
 
 
-def compiler_options(platform: str, remat: str) -> dict[str, str]:
-    """What the compiler of `platform` ("cpu", "gpu", ...) is told of a step that uses `remat`."""
-    return KEEP_BARRIERS if platform == "cpu" and remat != "none" else {}
+def training_options(platform: str, remat: str) -> dict[str, Any]:
+    """What the compiler of `platform` is told of a training step that uses `remat`."""
+    if platform != "cpu":
+        return {}
+    return (KEEP_BARRIERS if remat != "none" else {}) | core_options()
+
+
+def core_options() -> dict[str, Any]:
+    """What suits the cores of this machine, where its compiler knows these options.
+
+    JAX cannot write programs with oneDNN's matmuls to its cache of compiled programs: who has set
+    one (`JAX_COMPILATION_CACHE_DIR`) gets the others.
+    """
+    if not (intel_with_avx512() and takes_avx512()):
+        return {}
+    return WIDE_VECTORS | ({} if jax.config.jax_compilation_cache_dir else ONEDNN)
+
+
+def intel_with_avx512() -> bool:
+    """Whether Linux says that the cores are Intel's and have AVX-512."""
+    try:
+        core = CORES.read_text().partition("\n\n")[0]
+    except OSError:
+        return False
+    return "GenuineIntel" in core and "avx512f" in core.split()
+
+
+@functools.cache
+def takes_avx512() -> bool:
+    """Whether JAX's compiler takes the options for AVX-512: some come and go with its versions."""
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        try:
+            jax.jit(lambda x: x, compiler_options=WIDE_VECTORS | ONEDNN).lower(0).compile()
+        except jax.errors.JaxRuntimeError:
+            return False
+    return True

@@ -15,8 +15,13 @@ from evovit_jax.hardware.platforms import as_one, by_platform
 
 @jax.checkpoint
 def gelu_erf(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """GELU without what it computed on the way: the backward pass computes that again."""
-    return jax.nn.gelu(x, approximate=False)
+    """GELU without what it computed on the way: the backward pass computes that again.
+
+    By the error function, as PyTorch has it. `jax.nn.gelu` has its complement, which is exact to
+    more digits far below zero and takes a CPU two and a half times as long.
+    """
+    wide = x.astype(jnp.float32)
+    return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
 # u(x) = x (a + b x^2 + c x^4), fitted for 0.5 (1 + tanh(u)) to be the normal distribution function

@@ -292,7 +292,7 @@ def _compiled(
         in_shardings=(placed, sharding.batch_sharding(mesh), teacher_placed),
         out_shardings=placed,
         donate_argnums=0,
-        compiler_options=cpu.compiler_options(platform, step.config.model.remat),
+        compiler_options=cpu.training_options(platform, step.config.model.remat),
     )
 
 

@@ -1,11 +1,14 @@
 """What training on a CPU asks of the process and of the compiler."""
 
+import contextlib
 import subprocess
 import sys
 import types
 
 import jax
+import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from tiny import tiny_config
 
 from evovit_jax.hardware import cpu
@@ -130,7 +133,82 @@ def test_an_accelerator_is_left_alone(monkeypatch):
     monkeypatch.setattr(cpu.ctypes, "CDLL", lambda name: libc)
     assert cpu.keep_memory() is False
     assert told == {cpu.M_ARENA_MAX: 0}
-    assert cpu.compiler_options("gpu", "full") == {}
+    assert cpu.training_options("gpu", "full") == {}
+    assert cpu.inference_options("tpu") == {}
+
+
+@pytest.fixture
+def cores(tmp_path, monkeypatch):
+    """Says what the cores are to be, in the place of Linux."""
+
+    def say(text):
+        path = tmp_path / "cpuinfo"
+        path.write_text(text)
+        monkeypatch.setattr(cpu, "CORES", path)
+        cpu.takes_avx512.cache_clear()
+
+    yield say
+    monkeypatch.undo()
+    cpu.takes_avx512.cache_clear()
+
+
+@contextlib.contextmanager
+def without_cache():
+    """JAX as it is where nobody has said where to keep compiled programs."""
+    folder = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()
+
+
+INTEL = "vendor_id\t: GenuineIntel\nflags\t\t: fpu avx2 avx512f avx512bw\n\nprocessor\t: 1\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        INTEL.replace("avx512f ", ""),
+        INTEL.replace("GenuineIntel", "AuthenticAMD"),
+        "CPU implementer\t: 0x41\nFeatures\t: fp asimd\n",
+    ],
+    ids=["intel-avx2", "amd-avx512", "arm"],
+)
+def test_other_cores_are_compiled_for_as_ever(cores, text):
+    cores(text)
+    assert cpu.inference_options("cpu") == cpu.ROUND_AS_WRITTEN
+    assert cpu.training_options("cpu", "full") == cpu.KEEP_BARRIERS
+    assert cpu.training_options("cpu", "none") == {}
+
+
+def test_a_system_that_does_not_say_what_its_cores_are(cores, monkeypatch, tmp_path):
+    cores(INTEL)
+    monkeypatch.setattr(cpu, "CORES", tmp_path / "nowhere")
+    assert cpu.core_options() == {}
+
+
+def test_options_that_a_compiler_does_not_know_are_left_out(cores, monkeypatch):
+    cores(INTEL)
+    monkeypatch.setattr(cpu, "ONEDNN", {"xla_cpu_of_another_version": True})
+    assert cpu.core_options() == {}
+
+
+@pytest.mark.skipif(not cpu.intel_with_avx512(), reason="not a core of Intel's with AVX-512")
+def test_intels_wide_cores_multiply_by_onednn():
+    a, b = jax.random.normal(jax.random.key(0), (2, 256, 256))
+
+    def compiled():
+        options = cpu.inference_options("cpu")
+        return jax.jit(jax.numpy.matmul, compiler_options=options).lower(a, b).compile()
+
+    # A program that can be kept is wanted more where such programs are kept.
+    assert "onednn" not in compiled().as_text()
+    with without_cache():
+        assert cpu.training_options("cpu", "none") == cpu.WIDE_VECTORS | cpu.ONEDNN
+        product = compiled()
+    assert "onednn" in product.as_text()
+    np.testing.assert_allclose(product(a, b), np.asarray(a) @ np.asarray(b), atol=1e-4)
 
 
 @pytest.mark.slow
