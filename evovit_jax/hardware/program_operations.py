@@ -91,7 +91,7 @@ def read(hlo: str, works: Callable[[str], bool]) -> Iterator[Operation]:
         types = {match[1]: match[2] for match in lines}
         for match in lines:
             if match[3] in ("while", "call"):
-                for callee, turns in program_text.calls(match[5]):
+                for callee, turns in program_text.calls(match[5], computations):
                     yield from walk(callee, times * turns)
             elif match[3] in _WORK or (match[3] == "custom-call" and works(match[5])):
                 yield _operation(match, types, part_of, times)

@@ -57,7 +57,7 @@ def read(hlo: str, devices: int) -> dict[str, Collective]:
         sums = Counter()
         for line in computations.get(name, ()):
             _count_collective(line, devices, sums)
-            for callee, times in program_text.calls(line):
+            for callee, times in program_text.calls(line, computations):
                 for key, value in total(callee).items():
                     sums[key] += times * value
         return sums

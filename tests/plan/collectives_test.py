@@ -40,6 +40,36 @@ def test_loops_and_calls_count_as_often_as_they_run():
     }
 
 
+# As a TPU's compiler writes it, which does not say how often.
+CONDITION = """
+%until (p: (s32[], f32[8])) -> pred[] {
+  %constant.7 = s32[]{:T(128)} constant(40)
+  %constant.71 = s32[]{:T(128)} constant(4), metadata={op_name="jit(function)/while/cond/lt"}
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt.5 = pred[]{:T(512)} compare(%i, %constant.71), direction=LT, backend_config={}
+}
+
+ENTRY"""
+
+
+@pytest.mark.parametrize(
+    ("condition", "turns"),
+    [
+        (CONDITION, 4),
+        (CONDITION.replace("constant(4)", "get-tuple-element(%p), index=2"), 1),
+        (CONDITION.replace("LT", "NE"), 1),
+    ],
+    ids=["counted", "until a value", "another condition"],
+)
+def test_a_loop_that_does_not_say_how_often_it_turns(condition, turns):
+    program = PROGRAM.replace(
+        """condition=%c, body=%body, \
+    backend_config={"known_trip_count":{"n":"3"}}""",
+        "condition=%until, body=%body",
+    ).replace("\nENTRY", condition)
+    assert collectives.read(program, 8)["all-reduce"].count == turns + 1
+
+
 @pytest.mark.parametrize(
     ("line", "kind", "whole", "sent"),
     [
