@@ -52,8 +52,8 @@ def calls(line: str, computations: Mapping[str, Sequence[str]]) -> Iterator[tupl
 def _turns(line: str, computations: Mapping[str, Sequence[str]]) -> int:
     """How often a loop turns: as its line says, or else up to where its counter ends.
 
-    A TPU's compiler says nothing in the line. JAX's loops over chunks and micro-batches count from 0
-    in ones while that is less than a constant of the loop's condition.
+    A TPU's compiler says nothing in the line. JAX's loops over chunks and micro-batches count from
+    0 in ones while that is less than a constant of the loop's condition.
     """
     trips, condition = _TRIPS.search(line), _CONDITION.search(line)
     if trips or not condition:

@@ -142,7 +142,7 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "b q d"], AttentionView]:
         # Where channels are fewer than tokens, as in DeiT-T, the compiler would lay them out by
         # channel, and LayerNorm's means would go across the rows.
-        x = in_rows(x)
+        x = in_rows(x) if x.shape[1] > x.shape[2] else x
         q, k, v = project_heads(self.qkv, x, 3, self.heads)
         raw = jnp.swapaxes(k, 1, 2) if "raw_keys" in request.needs else None
         q, k = (turned(a, rotation, tokens_first=True) for a in (q, k))
