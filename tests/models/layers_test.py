@@ -135,3 +135,15 @@ def test_patches_are_a_convolution():
     graphdef, state = nnx.split(embed)
     images = jax.random.normal(jax.random.key(2), (2, 8, 12, 3))
     assert_close(on_both(lambda s, x: nnx.merge(graphdef, s)(x), state, images), atol=1e-6)
+
+
+@pytest.mark.parametrize(("tokens", "channels", "bound"), [(17, 12, 1), (10, 12, 0)])
+def test_tokens_are_bound_to_rows_where_they_outnumber_channels(tokens, channels, bound):
+    attention = layers.Attention(channels, 3, rngs=nnx.Rngs(0))
+    look = lambda x: attention(x, AttentionRequest())[0]  # noqa: E731
+    x = jnp.ones((2, tokens, channels))
+    with compiling_for("tpu"):
+        program = str(jax.make_jaxpr(look)(x))
+    assert program.count(f"f32[2,{tokens},{channels}] = layout_constraint") == bound
+    with compiling_for("cpu"):
+        assert "layout_constraint" not in str(jax.make_jaxpr(look)(x))
