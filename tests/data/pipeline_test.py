@@ -231,7 +231,7 @@ def test_evaluation_masks_an_unreadable_image(damaged):
     assert np.flatnonzero(~np.concatenate(masks)).tolist() == [1, 23]
     config.data_limit_unreadable = 0
     # One or both, by how far ahead the threads have read.
-    with pytest.raises(UserError, match="[12] unreadable images, the last"):
+    with pytest.raises(UserError, match=r"[12] unreadable images, the last"):
         list(pipeline.make_eval_batches(config, local_batch_size=8))
 
 
