@@ -8,6 +8,7 @@ import tempfile
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 CACHE = pathlib.Path(tempfile.gettempdir()) / f"evovit_jax_test_cache_{os.getuid()}"
 # Read by the commands that the tests start; this process is told below. Tiny networks compile for
@@ -52,6 +53,17 @@ def known_platform():
 
     with compiling_for("cpu"):
         yield
+
+
+@pytest.fixture
+def without_cache():
+    """JAX as it is where nobody has said where to keep compiled programs."""
+    folder = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")

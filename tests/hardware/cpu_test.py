@@ -1,6 +1,5 @@
-"""What training on a CPU asks of the process and of the compiler."""
+"""What a CPU's compiler is told, and what training on one asks of the process."""
 
-import contextlib
 import subprocess
 import sys
 import types
@@ -8,7 +7,6 @@ import types
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from tiny import tiny_config
 
 from evovit_jax.hardware import cpu
@@ -152,17 +150,6 @@ def cores(tmp_path, monkeypatch):
     cpu.takes_avx512.cache_clear()
 
 
-@contextlib.contextmanager
-def without_cache():
-    """JAX as it is where nobody has said where to keep compiled programs."""
-    folder = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_compilation_cache_dir", folder)
-    compilation_cache.reset_cache()
-
-
 INTEL = "vendor_id\t: GenuineIntel\nflags\t\t: fpu avx2 avx512f avx512bw\n\nprocessor\t: 1\n"
 
 
@@ -194,21 +181,30 @@ def test_options_that_a_compiler_does_not_know_are_left_out(cores, monkeypatch):
     assert cpu.core_options() == {}
 
 
-@pytest.mark.skipif(not cpu.intel_with_avx512(), reason="not a core of Intel's with AVX-512")
-def test_intels_wide_cores_multiply_by_onednn():
+@pytest.fixture
+def product():
+    """Two matrices, and their product as the commands would compile it on this machine."""
     a, b = jax.random.normal(jax.random.key(0), (2, 256, 256))
+    options = cpu.inference_options("cpu")
+    return a, b, jax.jit(jax.numpy.matmul, compiler_options=options).lower(a, b).compile()
 
-    def compiled():
-        options = cpu.inference_options("cpu")
-        return jax.jit(jax.numpy.matmul, compiler_options=options).lower(a, b).compile()
 
-    # A program that can be kept is wanted more where such programs are kept.
-    assert "onednn" not in compiled().as_text()
-    with without_cache():
-        assert cpu.training_options("cpu", "none") == cpu.WIDE_VECTORS | cpu.ONEDNN
-        product = compiled()
-    assert "onednn" in product.as_text()
-    np.testing.assert_allclose(product(a, b), np.asarray(a) @ np.asarray(b), atol=1e-4)
+wide = pytest.mark.skipif(not cpu.intel_with_avx512(), reason="not a core of Intel's with AVX-512")
+
+
+@wide
+def test_intels_wide_cores_multiply_by_onednn(without_cache, product):
+    assert cpu.training_options("cpu", "none") == cpu.WIDE_VECTORS | cpu.ONEDNN
+    a, b, compiled = product
+    assert "onednn" in compiled.as_text()
+    np.testing.assert_allclose(compiled(a, b), np.asarray(a) @ np.asarray(b), atol=1e-4)
+
+
+@wide
+def test_where_programs_are_kept_one_that_can_be_kept_is_made(product):
+    assert jax.config.jax_compilation_cache_dir
+    assert cpu.training_options("cpu", "none") == cpu.WIDE_VECTORS
+    assert "onednn" not in product[2].as_text()
 
 
 @pytest.mark.slow

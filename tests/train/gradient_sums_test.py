@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tiny import tiny_config
 
@@ -90,13 +89,11 @@ def test_float32_is_left_as_it_is():
 
 
 @pytest.fixture
-def summed(tmp_path):
+def summed(tmp_path, without_cache):
     """The dtypes of a lowered program's all-reduces as the partitioner puts them in.
 
     The CPU's compiler widens them later, and a program from the cache would not be compiled.
     """
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
 
     def dtypes(lowered):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
@@ -105,9 +102,7 @@ def summed(tmp_path):
         (program,) = folder.glob("*after_spmd-partitioning*")
         return set(re.findall(r" = (\w+)\[[^ ]* all-reduce\(", program.read_text()))
 
-    yield dtypes
-    jax.config.update("jax_enable_compilation_cache", True)
-    compilation_cache.reset_cache()
+    return dtypes
 
 
 def test_devices_send_float32(summed):
