@@ -1,10 +1,11 @@
 """The tables of docs/results.md, and their logs, from the trainings that an experiment left.
 
-    python experiments/results.py OUTPUT [--logs=docs/logs] [--prefix=finetune]
+    python experiments/results.py OUTPUT [--logs=docs/logs] [--prefix=finetune] [--picture=FILE]
 
 OUTPUT is the folder of digits.sh, finetune_cifar10.sh or scratch_cifar10.sh. Prints a Markdown row
 for each run that has ended, and writes its log: a line of JSON that says what was run on what, then
-one for each evaluation. Times are those of the training steps alone.
+one for each evaluation. Times are those of the training steps alone. The picture has the accuracy
+of every run against its training time and against the multiply-adds of an image.
 """
 
 import argparse
@@ -74,47 +75,95 @@ def runs(output: pathlib.Path) -> Iterator[tuple[str, str, pathlib.Path]]:
         yield name, seed, ended.with_suffix("")
 
 
+def log_of(
+    workdir: pathlib.Path, name: str, seed: str
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What was run on what, and the evaluations of a run that has ended."""
+    config = json.loads((workdir / "config.json").read_text())
+    metrics = lines_of(workdir / "metrics.jsonl")
+    seconds = training_seconds(metrics, config["batch_size"])
+    about = {
+        "name": name,
+        "seed": int(seed),
+        "model": config["model"]["name"],
+        "reduction": config["reduction"] or "the model's own",
+        "epochs": config["total_epochs"],
+        "batch_size": config["batch_size"],
+        "gmacs": next(record["gmacs"] for record in reversed(metrics) if "gmacs" in record),
+        "training_seconds": seconds and round(seconds, 1),
+        "processor": processor(),
+        "versions": {package: importlib.metadata.version(package) for package in VERSIONS},
+    }
+    return about, [record for record in metrics if "val_top1" in record]
+
+
+def row_of(
+    output: pathlib.Path, about: dict[str, Any], evaluations: list[dict[str, Any]], log: str
+) -> tuple[Any, ...]:
+    """A run's cells, in the order of `COLUMNS`."""
+    name, seed, seconds = about["name"], about["seed"], about["training_seconds"]
+    return (
+        name,
+        seed,
+        about["epochs"] or f"{evaluations[-1]['step']} steps",
+        "too short" if seconds is None else in_words(seconds),
+        f"{about['gmacs']:.3g}",
+        accuracy(output / f"before_{seed}", about["reduction"]),
+        accuracy(output / f"after_{name}_{seed}", about["reduction"])
+        or f"{evaluations[-1]['val_top1']:.1f}",
+        f"[{log}](logs/{log})",
+    )
+
+
+def plot(found: list[tuple[dict[str, Any], list[dict[str, Any]]]], path: pathlib.Path) -> None:
+    """Top-1 of each evaluation against the minutes trained, and of the last against the GMACs.
+
+    A method has one colour and marker, and a line or point for each seed.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    methods = list(dict.fromkeys(about["name"] for about, _ in found))
+    for about, evaluations in found:
+        number = methods.index(about["name"])
+        style = {"color": f"C{number}", "marker": "osD^vP*X"[number % 8], "ms": 5}
+        top1 = [record["val_top1"] for record in evaluations]
+        if about["training_seconds"] is not None:
+            per_step = about["training_seconds"] / 60 / evaluations[-1]["step"]
+            minutes = [per_step * record["step"] for record in evaluations]
+            left.plot(minutes, top1, lw=0.9, alpha=0.8, **style)
+        right.plot([about["gmacs"]], top1[-1:], ls="", label=about["name"], **style)
+    left.set(xlabel="minutes of training", ylabel="top-1, %")
+    right.set(xlabel="GMACs an image")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    named = dict(zip(*reversed(right.get_legend_handles_labels()), strict=True))
+    figure.legend(named.values(), named, loc="outside right center")
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
-    """Prints the rows and writes the logs."""
+    """Prints the rows; writes the logs and, where it is asked for, the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=pathlib.Path)
     parser.add_argument("--logs", type=pathlib.Path, default=pathlib.Path("docs/logs"))
     parser.add_argument("--prefix", default="finetune", help="of the logs' names")
+    parser.add_argument("--picture", type=pathlib.Path, help="a PNG file to write")
     flags = parser.parse_args()
+    found = [log_of(workdir, name, seed) for name, seed, workdir in runs(flags.output)]
+    if not found:
+        parser.error(f"no run in {flags.output} has ended")
     flags.logs.mkdir(parents=True, exist_ok=True)
     rows = []
-    for name, seed, workdir in runs(flags.output):
-        config = json.loads((workdir / "config.json").read_text())
-        metrics = lines_of(workdir / "metrics.jsonl")
-        seconds = training_seconds(metrics, config["batch_size"])
-        reduction = config["reduction"] or "the model's own"
-        after = accuracy(flags.output / f"after_{name}_{seed}", reduction)
-        about = {
-            "name": name,
-            "seed": int(seed),
-            "model": config["model"]["name"],
-            "reduction": reduction,
-            "epochs": config["total_epochs"],
-            "batch_size": config["batch_size"],
-            "training_seconds": seconds and round(seconds, 1),
-            "processor": processor(),
-            "versions": {package: importlib.metadata.version(package) for package in VERSIONS},
-        }
-        evaluations = [record for record in metrics if "val_top1" in record]
-        log = f"{flags.prefix}_{name}_{seed}.jsonl"
-        (flags.logs / log).write_text(
-            "".join(tables.json_line(record) + "\n" for record in [about, *evaluations])
-        )
-        gmacs = next(record["gmacs"] for record in reversed(metrics) if "gmacs" in record)
-        before = accuracy(flags.output / f"before_{seed}", reduction)
-        ours = after or f"{evaluations[-1]['val_top1']:.1f}"
-        epochs = config["total_epochs"] or f"{metrics[-1]['step']} steps"
-        time = "too short" if seconds is None else in_words(seconds)
-        link = f"[{log}](logs/{log})"
-        rows.append((name, seed, epochs, time, f"{gmacs:.3g}", before, ours, link))
-    if not rows:
-        parser.error(f"no run in {flags.output} has ended")
-    filled = [i for i in range(len(COLUMNS)) if any(row[i] for row in rows)]
+    for about, evaluations in found:
+        log = f"{flags.prefix}_{about['name']}_{about['seed']}.jsonl"
+        lines = [tables.json_line(record) + "\n" for record in [about, *evaluations]]
+        (flags.logs / log).write_text("".join(lines))
+        rows.append(row_of(flags.output, about, evaluations, log))
+    if flags.picture:
+        plot(found, flags.picture)
+    filled = [i for i in range(len(COLUMNS)) if any(row[i] != "" for row in rows)]
     header, *rows = ([row[i] for i in filled] for row in (COLUMNS, *rows))
     print(tables.markdown(header, rows))
 
