@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from evovit_jax.hardware import cpu, platforms
+from evovit_jax.hardware import inference_program
 from evovit_jax.models.token_model import TokenModel
 from evovit_jax.reduction import token_counts
 
@@ -43,8 +43,7 @@ def matmul(shape: Shape, dtype: str) -> Callable[[], jax.Array]:
     left, right = jax.random.split(jax.random.key(0))
     a = jax.random.normal(left, (rows, inner), jnp.dtype(dtype))
     b = jax.random.normal(right, (inner, columns), jnp.dtype(dtype))
-    options = cpu.inference_options(platforms.platform())
-    product = jax.jit(jnp.matmul, compiler_options=options).lower(a, b).compile()
+    product = inference_program.jitted(jnp.matmul).lower(a, b).compile()
     return lambda: product(a, b).block_until_ready()
 
 

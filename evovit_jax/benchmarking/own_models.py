@@ -16,7 +16,7 @@ from evovit_jax import flops
 from evovit_jax.benchmarking import matmul_peak
 from evovit_jax.benchmarking.timing import Measure, measure
 from evovit_jax.errors import UserError
-from evovit_jax.hardware import cpu, limits, platforms
+from evovit_jax.hardware import inference_program, limits
 from evovit_jax.inference.compiled import default_chunk
 from evovit_jax.inference.compiled import program as program_of
 from evovit_jax.models import abstract_model, create_model
@@ -148,8 +148,7 @@ def _inference(
     side, channels = model.config.image_size, model.config.in_channels
     images = jax.random.normal(jax.random.key(0), (batch_size, side, side, channels))
     logits, state = program_of(model, chunk=chunk)
-    options = cpu.inference_options(platforms.platform())
-    lower = functools.partial(jax.jit(logits, compiler_options=options).lower, state, images)
+    lower = functools.partial(inference_program.jitted(logits).lower, state, images)
     compiled, cost = _compile(lower, logits, state, images)
     return lambda: compiled(state, images).block_until_ready(), cost
 

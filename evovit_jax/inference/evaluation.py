@@ -19,7 +19,7 @@ from evovit_jax.data.on_device import Batch
 from evovit_jax.data.source import Source, numbered_by
 from evovit_jax.data.spec import DataSpec
 from evovit_jax.errors import UserError
-from evovit_jax.hardware import cpu, limits, platforms
+from evovit_jax.hardware import inference_program, limits, platforms
 from evovit_jax.inference import scoring
 from evovit_jax.inference.ready_model import ReadyModel
 from evovit_jax.parallel import sharding
@@ -175,7 +175,7 @@ def compiled_outcomes(
         found = scoring.outcomes(look(state, batch["image"])[0], batch["label"])
         return found | {"mask": batch["mask"]}
 
-    step = jax.jit(outcomes, out_shardings=sharding.replicated(mesh))
+    step = inference_program.jitted(outcomes, mesh)
     return functools.partial(step.lower(state, _shapes(config, mesh)).compile(), state)
 
 
@@ -186,10 +186,8 @@ def compiled_of_pixels(
 
     The pixels are uint8 `[b, s, s, 3]`, `config.eval_batch_size` of `config.model.image_size`.
     """
-    copied = sharding.replicated(mesh)
-    states = [jax.device_put(state, copied) for state in states]
-    options = cpu.inference_options(mesh.devices.flat[0].platform)
-    program = jax.jit(look, out_shardings=copied, compiler_options=options)
+    states = [jax.device_put(state, sharding.replicated(mesh)) for state in states]
+    program = inference_program.jitted(look, mesh)
     program = program.lower(states[0], _shapes(config, mesh)["image"]).compile()
     return [functools.partial(program, state) for state in states]
 

@@ -10,7 +10,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, UInt8
@@ -20,7 +19,7 @@ from evovit_jax.data.decode import Picture
 from evovit_jax.data.resize import interpolation
 from evovit_jax.data.stored_files import MOST_PIXELS
 from evovit_jax.errors import UserError, first_line
-from evovit_jax.hardware import cpu, platforms
+from evovit_jax.hardware import inference_program
 from evovit_jax.inference import compiled
 from evovit_jax.inference.class_names import class_names
 from evovit_jax.inference.zero_shot import ZeroShotClasses, read_classes
@@ -98,8 +97,7 @@ class ReadyModel:
     def look(self) -> Callable[[UInt8[np.ndarray, "b s s 3"]], tuple[Array, tuple[Array, ...]]]:
         """Pixels to float32 logits `[b, k]` and token maps, compiled once a size of batch."""
         look, state = self.program
-        options = cpu.inference_options(platforms.platform())
-        return functools.partial(jax.jit(look, compiler_options=options), state)
+        return functools.partial(inference_program.jitted(look), state)
 
 
 def prepare(

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from evovit_jax.data.on_device import Batch
 from evovit_jax.errors import UserError
-from evovit_jax.hardware import cpu
+from evovit_jax.hardware import inference_program
 from evovit_jax.parallel import sharding
 
 # Batches that wait for the devices.
@@ -69,8 +69,7 @@ def make_step(logits_of: Callable[[Any, Array], Array], mesh: Mesh) -> Callable[
         values = score(logits_of(state, batch["image"]), batch)
         return {name: sums[name] + value for name, value in values.items()}
 
-    options = cpu.inference_options(mesh.devices.flat[0].platform)
-    return jax.jit(add, out_shardings=sharding.replicated(mesh), compiler_options=options)
+    return inference_program.jitted(add, mesh)
 
 
 def evaluate(

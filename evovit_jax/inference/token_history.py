@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
 from evovit_jax.data import on_device
-from evovit_jax.hardware import cpu, platforms
+from evovit_jax.hardware import inference_program
 from evovit_jax.inference import compiled
 from evovit_jax.inference.ready_model import ReadyModel
 from evovit_jax.models.token_model import TokenModel
@@ -117,7 +117,7 @@ def observer(prepared: ReadyModel) -> Callable[[UInt8[np.ndarray, "s s 3"]], Tok
     if prepared.classes is not None:
         look = prepared.classes.in_place_of_head(look)
         state = (state, prepared.classes.embeddings)
-    program = jax.jit(look, compiler_options=cpu.inference_options(platforms.platform()))
+    program = inference_program.jitted(look)
 
     def observe(pixels: UInt8[np.ndarray, "s s 3"]) -> TokenHistory:
         logits, (maps, noted) = jax.device_get(program(state, pixels[None]))

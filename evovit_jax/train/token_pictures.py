@@ -11,7 +11,7 @@ from jaxtyping import Array, UInt8
 
 from evovit_jax.data.on_device import Batch
 from evovit_jax.errors import UserError
-from evovit_jax.hardware import cpu
+from evovit_jax.hardware import inference_program
 from evovit_jax.inference import token_pictures
 from evovit_jax.parallel import sharding
 from evovit_jax.train.program import Program
@@ -59,9 +59,7 @@ class TokenPictures:
             found["maps"] = jnp.stack(maps[:-1], axis=1)
             return {name: value[: self._count] for name, value in found.items()}
 
-        mesh = self._run.mesh
-        options = cpu.inference_options(mesh.devices.flat[0].platform)
-        return jax.jit(shown, out_shardings=sharding.replicated(mesh), compiler_options=options)
+        return inference_program.jitted(shown, self._run.mesh)
 
     def of(self, state: TrainState) -> dict[str, UInt8[np.ndarray, "y x 3"]]:
         """A picture of each image by a name for TensorBoard; none where none are wanted."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from evovit_jax.hardware import cpu
+from evovit_jax.hardware import cpu, inference_program
 from evovit_jax.plan import memory
 from evovit_jax.train.program import build
 
@@ -185,8 +185,7 @@ def test_options_that_a_compiler_does_not_know_are_left_out(cores, monkeypatch):
 def product():
     """Two matrices, and their product as the commands would compile it on this machine."""
     a, b = jax.random.normal(jax.random.key(0), (2, 256, 256))
-    options = cpu.inference_options("cpu")
-    return a, b, jax.jit(jax.numpy.matmul, compiler_options=options).lower(a, b).compile()
+    return a, b, inference_program.jitted(jax.numpy.matmul).lower(a, b).compile()
 
 
 wide = pytest.mark.skipif(not cpu.intel_with_avx512(), reason="not a core of Intel's with AVX-512")

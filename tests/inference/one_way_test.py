@@ -94,7 +94,9 @@ def test_pixels_are_the_same_everywhere(run, model, folder, pixels):
         np.testing.assert_array_equal(model.crop(picture), pixels[i])
 
 
-def test_logits_are_the_same_everywhere(run, state, model, folder, pixels, monkeypatch):
+def test_logits_are_the_same_everywhere(
+    without_cache, run, state, model, folder, pixels, monkeypatch
+):
     looked = np.asarray(model.look(pixels)[0])  # predict
     observe = token_history.observer(model)  # visualize
     np.testing.assert_allclose(observe(pixels[0]).logits, looked[0], rtol=1e-5, atol=1e-5)

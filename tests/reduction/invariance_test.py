@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import evovit_jax
 from evovit_jax import reduction
-from evovit_jax.hardware import cpu
+from evovit_jax.hardware import inference_program
 
 SIZES = {"image_size": 32, "patch_size": 4, "embed_dim": 24, "depth": 4, "num_heads": 3}
 CASES = [
@@ -21,9 +21,8 @@ CASES = [
 
 def tokens_of(model, images, mesh=None):
     """The logits and the place of every input token after each block."""
-    options = cpu.inference_options("cpu")  # as the commands compile
     look = lambda images: (lambda logits, out: (logits, out.token_maps))(*model(images))  # noqa: E731
-    run = jax.jit(look, compiler_options=options)
+    run = inference_program.jitted(look)
     if mesh is not None:
         images = jax.device_put(images, NamedSharding(mesh, PartitionSpec("data")))
         with jax.set_mesh(mesh):
