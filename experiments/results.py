@@ -5,7 +5,8 @@
 OUTPUT is the folder of digits.sh, finetune_cifar10.sh or scratch_cifar10.sh. Prints a Markdown row
 for each run that has ended, and writes its log: a line of JSON that says what was run on what, then
 one for each evaluation. Times are those of the training steps alone. The picture has the accuracy
-of every run against its training time and against the multiply-adds of an image.
+of every run against its training time and against the multiply-adds of an image; `--leave_out NAME`
+keeps one whose accuracy is far from the others' from squeezing them together.
 """
 
 import argparse
@@ -123,7 +124,7 @@ def plot(found: list[tuple[dict[str, Any], list[dict[str, Any]]]], path: pathlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    left, right = figure.subplots(1, 2)
     methods = list(dict.fromkeys(about["name"] for about, _ in found))
     for about, evaluations in found:
         number = methods.index(about["name"])
@@ -135,7 +136,7 @@ def plot(found: list[tuple[dict[str, Any], list[dict[str, Any]]]], path: pathlib
             left.plot(minutes, top1, lw=0.9, alpha=0.8, **style)
         right.plot([about["gmacs"]], top1[-1:], ls="", label=about["name"], **style)
     left.set(xlabel="minutes of training", ylabel="top-1, %")
-    right.set(xlabel="GMACs an image")
+    right.set(xlabel="GMACs an image", ylabel="top-1 in the end, %")
     for axis in (left, right):
         axis.grid(alpha=0.3)
     named = dict(zip(*reversed(right.get_legend_handles_labels()), strict=True))
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--logs", type=pathlib.Path, default=pathlib.Path("docs/logs"))
     parser.add_argument("--prefix", default="finetune", help="of the logs' names")
     parser.add_argument("--picture", type=pathlib.Path, help="a PNG file to write")
+    parser.add_argument("--leave_out", nargs="*", default=[], help="names that it is without")
     flags = parser.parse_args()
     found = [log_of(workdir, name, seed) for name, seed, workdir in runs(flags.output)]
     if not found:
@@ -162,7 +164,7 @@ def main() -> None:
         (flags.logs / log).write_text("".join(lines))
         rows.append(row_of(flags.output, about, evaluations, log))
     if flags.picture:
-        plot(found, flags.picture)
+        plot([run for run in found if run[0]["name"] not in flags.leave_out], flags.picture)
     filled = [i for i in range(len(COLUMNS)) if any(row[i] != "" for row in rows)]
     header, *rows = ([row[i] for i in filled] for row in (COLUMNS, *rows))
     print(tables.markdown(header, rows))

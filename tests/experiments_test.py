@@ -84,10 +84,12 @@ def test_runs_become_rows_and_logs(tmp_path, monkeypatch, capsys):
     (output / "evit_3" / "metrics.jsonl").write_text(lines)
     table = "reduction,top1,top1_low,top1_high\nevit,70.0,65.0,75.0\n"
     (output / "before_3" / "compare.csv").write_text(table)
-    monkeypatch.setattr(
-        sys, "argv", ["results.py", str(output), f"--logs={logs}", f"--picture={tmp_path}/p.png"]
-    )
-    runpy.run_path(str(ROOT / "experiments" / "results.py"), run_name="__main__")
+
+    def results(*flags):
+        monkeypatch.setattr(sys, "argv", ["results.py", str(output), f"--logs={logs}", *flags])
+        runpy.run_path(str(ROOT / "experiments" / "results.py"), run_name="__main__")
+
+    results(f"--picture={tmp_path}/p.png")
     header, _, row = capsys.readouterr().out.splitlines()
     assert header == "| Name | Seed | Epochs | Time | GMACs | Before | Ours | Log |"
     log = "finetune_evit_3.jsonl"
@@ -98,3 +100,5 @@ def test_runs_become_rows_and_logs(tmp_path, monkeypatch, capsys):
     assert evaluations == [records[1], records[4]]
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.size == (1320, 540)
+    results(f"--picture={tmp_path}/empty.png", "--leave_out", "evit")
+    assert (tmp_path / "empty.png").read_bytes() != (tmp_path / "p.png").read_bytes()
