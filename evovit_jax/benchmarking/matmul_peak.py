@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from evovit_jax.hardware import inference_program
 from evovit_jax.models.token_model import TokenModel
+from evovit_jax.parallel import inference_program
 from evovit_jax.reduction import token_counts
 
 Shape = tuple[int, int, int]  # rows, inner dimension, columns

@@ -16,12 +16,12 @@ from evovit_jax import flops
 from evovit_jax.benchmarking import matmul_peak
 from evovit_jax.benchmarking.timing import Measure, measure
 from evovit_jax.errors import UserError
-from evovit_jax.hardware import inference_program, limits
+from evovit_jax.hardware import limits
 from evovit_jax.inference.compiled import default_chunk
 from evovit_jax.inference.compiled import program as program_of
 from evovit_jax.models import abstract_model, create_model
 from evovit_jax.models.registry import model_entry
-from evovit_jax.parallel import sharding
+from evovit_jax.parallel import inference_program, sharding
 from evovit_jax.reduction import describe
 from evovit_jax.train.program import build
 

@@ -19,10 +19,10 @@ from evovit_jax.data.on_device import Batch
 from evovit_jax.data.source import Source, numbered_by
 from evovit_jax.data.spec import DataSpec
 from evovit_jax.errors import UserError
-from evovit_jax.hardware import inference_program, limits, platforms
+from evovit_jax.hardware import limits, platforms
 from evovit_jax.inference import scoring
 from evovit_jax.inference.ready_model import ReadyModel
-from evovit_jax.parallel import sharding
+from evovit_jax.parallel import inference_program, sharding
 
 # Images a device takes at once: more do not fit a CPU's cache, and fewer leave a GPU idle.
 DEVICE_BATCH = {"cpu": 8}

@@ -19,12 +19,12 @@ from evovit_jax.data.decode import Picture
 from evovit_jax.data.resize import interpolation
 from evovit_jax.data.stored_files import MOST_PIXELS
 from evovit_jax.errors import UserError, first_line
-from evovit_jax.hardware import inference_program
 from evovit_jax.inference import compiled
 from evovit_jax.inference.class_names import class_names
 from evovit_jax.inference.zero_shot import ZeroShotClasses, read_classes
 from evovit_jax.models import EvalTransform, create_model, model_entry
 from evovit_jax.models.variables import Skeleton
+from evovit_jax.parallel import inference_program
 from evovit_jax.reduction import describe, parse
 from evovit_jax.reduction.typed_fields import checked
 from evovit_jax.weights import Loaded

@@ -13,8 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from evovit_jax.data.on_device import Batch
 from evovit_jax.errors import UserError
-from evovit_jax.hardware import inference_program
-from evovit_jax.parallel import sharding
+from evovit_jax.parallel import inference_program, sharding
 
 # Batches that wait for the devices.
 AHEAD = 2

@@ -11,11 +11,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
 from evovit_jax.data import on_device
-from evovit_jax.hardware import inference_program
 from evovit_jax.inference import compiled
 from evovit_jax.inference.ready_model import ReadyModel
 from evovit_jax.models.token_model import TokenModel
 from evovit_jax.models.variables import Skeleton
+from evovit_jax.parallel import inference_program
 from evovit_jax.reduction.base import AttentionRequest, AttentionView
 from evovit_jax.reduction.tokens import TokenSet, group_sizes, spread
 from evovit_jax.reduction.walk import Block, walk

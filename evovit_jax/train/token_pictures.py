@@ -11,9 +11,8 @@ from jaxtyping import Array, UInt8
 
 from evovit_jax.data.on_device import Batch
 from evovit_jax.errors import UserError
-from evovit_jax.hardware import inference_program
 from evovit_jax.inference import token_pictures
-from evovit_jax.parallel import sharding
+from evovit_jax.parallel import inference_program, sharding
 from evovit_jax.train.program import Program
 from evovit_jax.train.state import TrainState
 

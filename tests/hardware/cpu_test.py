@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from evovit_jax.hardware import cpu, inference_program
+from evovit_jax.hardware import cpu
+from evovit_jax.parallel import inference_program
 from evovit_jax.plan import memory
 from evovit_jax.train.program import build
 

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import evovit_jax
 from evovit_jax import reduction
-from evovit_jax.hardware import inference_program
+from evovit_jax.parallel import inference_program
 
 SIZES = {"image_size": 32, "patch_size": 4, "embed_dim": 24, "depth": 4, "num_heads": 3}
 CASES = [

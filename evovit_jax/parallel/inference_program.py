@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from evovit_jax.hardware import cpu, platforms
+from evovit_jax.parallel import sharding
 
 
 def jitted(function: Callable[..., Any], mesh: Mesh | None = None) -> Any:
@@ -23,5 +24,4 @@ def jitted(function: Callable[..., Any], mesh: Mesh | None = None) -> Any:
     if mesh is None:
         return jax.jit(function, compiler_options=cpu.inference_options(platforms.platform()))
     options = cpu.inference_options(mesh.devices.flat[0].platform)
-    copied = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(function, out_shardings=copied, compiler_options=options)
+    return jax.jit(function, out_shardings=sharding.replicated(mesh), compiler_options=options)
