@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from evovit_jax import tables
+from evovit_jax.benchmarking import comparison_report
 
 COLUMNS = ("Name", "Seed", "Epochs", "Time", "GMACs", "Before", "Ours", "Log")
 VERSIONS = ("evovit_jax", "jax", "flax", "optax", "numpy")
@@ -127,8 +128,7 @@ def plot(found: list[tuple[dict[str, Any], list[dict[str, Any]]]], path: pathlib
     left, right = figure.subplots(1, 2)
     methods = list(dict.fromkeys(about["name"] for about, _ in found))
     for about, evaluations in found:
-        number = methods.index(about["name"])
-        style = {"color": f"C{number}", "marker": "osD^vP*X"[number % 8], "ms": 5}
+        style = comparison_report.method_style(methods.index(about["name"])) | {"ms": 5}
         top1 = [record["val_top1"] for record in evaluations]
         if about["training_seconds"] is not None:
             per_step = about["training_seconds"] / 60 / evaluations[-1]["step"]

@@ -71,7 +71,7 @@ def plot(rows: Sequence[Row], title: str, path: pathlib.Path) -> None:
     methods = list(dict.fromkeys(row["reduction"].partition(",")[0] for row in rows))
     for number, method in enumerate(methods):
         own = [row for row in rows if row["reduction"].partition(",")[0] == method]
-        style = {"color": f"C{number % 10}", "marker": "osD^vP*X"[number % 8], "label": method}
+        style = method_style(number) | {"label": method}
         for axis, quantity in zip(axes, ("images_per_second", "gmacs"), strict=True):
             line(axis, sorted(own, key=lambda row: row[quantity]), quantity, gain, style)
     front = sorted((row["gmacs"], row[gain]) for row in rows if row.get("pareto"))
@@ -86,6 +86,11 @@ def plot(rows: Sequence[Row], title: str, path: pathlib.Path) -> None:
     figure.suptitle(printable(title), parse_math=False)  # a folder's name is no formula
     figure.legend(*axes[1].get_legend_handles_labels(), loc="outside right center")
     figure.savefig(path, dpi=120)
+
+
+def method_style(number: int) -> dict[str, str]:
+    """Colour and marker of the method of that number, as Matplotlib takes them."""
+    return {"color": f"C{number % 10}", "marker": "osD^vP*X"[number % 8]}
 
 
 def plot_at_costs(rows: Sequence[Row], title: str, path: pathlib.Path) -> None:
