@@ -5,10 +5,9 @@ python -m evovit_jax.benchmark --models=A --mode=train --peers=timm --json --out
 python -m evovit_jax.benchmark --models=A --target=v5e[,v6e,h100] [--mode=train] --batch_sizes=64
 python -m evovit_jax.benchmark --mode=data --data=folder:DIR [--peers=tf,torch]
 
-Models and batch sizes take turns, so that whatever else the machine does hits all of them, and so
-do the matmuls whose speed is the peak. `speedup` is over the first model at the same batch size,
-the median over the rounds. `--target` compiles for an accelerator that is not here and times
-nothing: what it prints are estimates, a TPU's by its compiler, a GPU's by its data sheet.
+Models, batch sizes and the matmuls whose speed is the peak take turns, so that whatever else runs
+hits all alike. `speedup` is over the first model at the same batch size, median of the rounds.
+`--target` prints estimates for accelerators not here: a TPU's compiler's, a GPU's data sheet's.
 """
 
 import argparse
@@ -50,8 +49,8 @@ def parse_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; its status is 1 where a compiler gave a program up.
 
     Raises:
       UserError: bad flags, models or data, or an output that cannot be written.
@@ -94,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"written to {folder}")
     if flags.json:
         print(tables.json_line(report), flush=True)
+    return 1 if report.get("failed") else 0
 
 
 if __name__ == "__main__":

@@ -84,15 +84,18 @@ def commands(target: str) -> dict[str, list[str]]:
 
 
 def run(name: str, command: Sequence[str], folder: pathlib.Path) -> None:
-    """Runs a step unless its result is there."""
+    """Runs a step unless its result is there; of a benchmark status 1 says what did not compile."""
     kept = folder / f"{name}.json"
     if kept.exists():
         return
     module, *flags = command
     whole = [sys.executable, "-m", f"evovit_jax.{module}", *flags, "--json"]
-    done = subprocess.run(whole, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(whole, stdout=subprocess.PIPE, text=True, check=False)
+    last = (done.stdout.splitlines() or [""])[-1]
+    if done.returncode > 1 or not last.startswith("{"):
+        raise subprocess.CalledProcessError(done.returncode, whole)
     part = kept.with_suffix(".part")
-    part.write_text(done.stdout.splitlines()[-1])
+    part.write_text(last)
     part.replace(kept)
 
 

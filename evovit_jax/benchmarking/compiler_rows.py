@@ -20,6 +20,8 @@ from evovit_jax.hardware.program_operations import PARTS
 from evovit_jax.hardware.target import Target
 from evovit_jax.models import abstract_model
 
+LONGEST_REASON = 300  # characters of a compiler's message; some hold a whole operation
+
 
 def run(
     models: Sequence[tuple[str, str]],
@@ -39,7 +41,8 @@ def run(
       **settings: those of `compile_for`.
 
     Returns:
-      `estimate_of`, the compilers with their versions, and `rows`.
+      `estimate_of`, the compilers with their versions, `rows`, and `failed`: what a compiler gave
+      up, with its reason as `error`; the others go on.
 
     Raises:
       UserError: an unknown target or model, or a compiler that is missing or does not start.
@@ -47,25 +50,40 @@ def run(
     chosen = [known_targets.parse(target, "--target") for target in targets]
     for target in chosen:
         target.check_installed("--target")
-    rows = []
+    rows, failed = [], []
     for target in chosen:
         with target.alone():
             place = target.devices()[0]
             for batch_size, (name, reduction) in itertools.product(batch_sizes, models):
-                program = compile_for(
-                    place,
-                    name,
-                    reduction,
-                    batch_size=batch_size,
-                    mode=mode,
-                    options=target.options,
-                    **settings,
-                )
                 row = {"target": target.generation, "model": name, "reduction": reduction}
                 row |= {"dtype": settings["dtype"], "batch_size": batch_size, "mode": mode}
+                try:
+                    program = compile_for(
+                        place,
+                        name,
+                        reduction,
+                        batch_size=batch_size,
+                        mode=mode,
+                        options=target.options,
+                        **settings,
+                    )
+                except jax.errors.JaxRuntimeError as error:
+                    failed.append(row | {"error": str(error).splitlines()[0][:LONGEST_REASON]})
+                    print(_failure(failed[-1]), flush=True)
+                    continue
                 rows.append(row | program.row(target, settings["dtype"]))
+                seconds = rows[-1]["compile_seconds"]
+                print(f"{_named(row)} for {row['target']}: compiled in {seconds} s", flush=True)
     compilers = dict.fromkeys(target.version() for target in chosen)
-    return {"estimate_of": "; ".join(compilers), "rows": rows}
+    return {"estimate_of": "; ".join(compilers), "rows": rows, "failed": failed}
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return f"{row['model']} {row['reduction']} at {row['batch_size']}"
+
+
+def _failure(row: Mapping[str, Any]) -> str:
+    return f"DOES NOT COMPILE for {row['target']}: {_named(row)}: {row['error']}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,12 +170,13 @@ COLUMNS = {
 
 
 def table(found: dict[str, Any]) -> str:
-    """The rows as Markdown, where the time goes, and, loudly, what has no estimate.
+    """The rows as Markdown, where the time goes, and, loudly, what has no estimate or program.
 
     Targets of different kinds have a table each.
     """
     kinds = [known_targets.KINDS[row["target"]] for row in found["rows"]]
-    return "\n\n".join("\n".join(_table_of(kind, found)) for kind in dict.fromkeys(kinds))
+    parts = ["\n".join(_table_of(kind, found)) for kind in dict.fromkeys(kinds)]
+    return "\n\n".join([*parts, *map(_failure, found["failed"])])
 
 
 def _table_of(kind: type[Target], found: dict[str, Any]) -> Iterator[str]:
@@ -173,5 +192,4 @@ def _table_of(kind: type[Target], found: dict[str, Any]) -> Iterator[str]:
     for row in rows:
         if row["without_estimate"]:
             named = ", ".join(f"{n} {name}" for name, n in row["without_estimate"].items())
-            model = f"{row['model']} {row['reduction']}"
-            yield f"NOT COUNTED in {model} at {row['batch_size']}: {named}"
+            yield f"NOT COUNTED in {_named(row)}: {named}"

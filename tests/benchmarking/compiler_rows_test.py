@@ -1,5 +1,7 @@
 """Estimates for accelerators that are not here: what needs no compiler of its own."""
 
+import contextlib
+
 import jax
 import pytest
 from tiny import some_slow
@@ -27,6 +29,7 @@ FOUND = {
             "without_estimate": {"sort": 2},
         }
     ],
+    "failed": [],
 }
 
 
@@ -39,6 +42,50 @@ def test_the_table_says_that_it_measures_nothing_and_what_it_leaves_out():
     assert cells["attention"] == "3.0"
     assert cells["selection"] == "0"
     assert table.endswith("NOT COUNTED in m evo at 64: 2 sort")
+
+
+def test_what_a_compiler_gives_up_is_said_and_the_others_go_on(monkeypatch, capsys):
+    class Compiled:
+        def row(self, target, dtype):
+            return FOUND["rows"][0] | {"compile_seconds": 1.5}
+
+    def compile_for(place, name, reduction, **settings):
+        if reduction == "evo":
+            raise jax.errors.JaxRuntimeError("INTERNAL: no tiles for a product\nwith details")
+        return Compiled()
+
+    monkeypatch.setattr(compiler_rows, "compile_for", compile_for)
+    monkeypatch.setattr(compiler_rows.known_targets, "parse", lambda *_: FakeTarget())
+    found = compiler_rows.run(
+        [("m", "evo"), ("m", "none")],
+        targets=["v5e"],
+        batch_sizes=[8],
+        mode="inference",
+        dtype="bfloat16",
+    )
+    assert [row["reduction"] for row in found["failed"]] == ["evo"]
+    assert len(found["rows"]) == 1
+    said = "DOES NOT COMPILE for v5e: m evo at 8: INTERNAL: no tiles for a product"
+    assert compiler_rows.table(found).endswith(said)
+    assert capsys.readouterr().out.splitlines()[0] == said
+
+
+class FakeTarget:
+    """A target of which nothing is compiled."""
+
+    generation, options = "v5e", None
+
+    def check_installed(self, flag):
+        del flag
+
+    def alone(self):
+        return contextlib.nullcontext()
+
+    def devices(self):
+        return [None]
+
+    def version(self):
+        return "compiler 1"
 
 
 def test_a_gpu_has_a_table_of_its_own():
