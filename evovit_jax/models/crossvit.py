@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from evovit_jax.errors import UserError
-from evovit_jax.models.activations import gelu
+from evovit_jax.hardware.gelu import gelu
 from evovit_jax.models.class_attention import ClassAttention
 from evovit_jax.models.crossvit_embedding import BRANCHES, CrossViTConfig, Embedding
 from evovit_jax.models.grid_block import through_blocks

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from evovit_jax.errors import UserError
-from evovit_jax.models.activations import gelu
+from evovit_jax.hardware.gelu import gelu
 from evovit_jax.models.config_checks import check_fields
 from evovit_jax.models.convolution import convolve
 from evovit_jax.models.layers import LayerNorm, Mlp, as_float32, truncated_normal

@@ -32,6 +32,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from evovit_jax.hardware.gelu import gelu
 from evovit_jax.reduction.at_locations import Located, LocatedFields
 from evovit_jax.reduction.attention_request import softmax_among
 from evovit_jax.reduction.base import NOTHING_ASKED, AttentionRequest, Backbone
@@ -43,7 +44,10 @@ KEEP = 0  # the class of a predictor that means keep
 
 
 class Predictor(nnx.Module):
-    """Log-probabilities of keeping and of dropping each token, in float32 (equations 2 to 5)."""
+    """Log-probabilities of keeping and of dropping each token (equations 2 to 5).
+
+    They are float32, and the layers before them of the tokens' dtype.
+    """
 
     def __init__(self, dim: int, *, epsilon: float = 1e-5, rngs: nnx.Rngs):
         def linear(inputs: int, outputs: int) -> nnx.Linear:
@@ -57,12 +61,13 @@ class Predictor(nnx.Module):
         )
 
     def __call__(
-        self, patches: Float[Array, "b p d"], kept: Float[Array, "b p"]
-    ) -> Float[Array, "b p 2"]:
-        """The log-probabilities; `kept` is 1 for the tokens that are still in."""
-        x, half = self.norm(patches.astype(jnp.float32)), self.embed.kernel.shape[1] // 2
+        self, x: Float[Array, "b n d"], kept: Float[Array, "b n"]
+    ) -> Float[Array, "b n 2"]:
+        """The log-probabilities; `kept` is 1 for the patches that are still in, of all `x`."""
+        half = self.embed.kernel.shape[1] // 2
+        x = self.norm(x.astype(jnp.float32)).astype(x.dtype)
         local, others = (
-            jax.nn.gelu(x @ kernel + bias[None, None], approximate=False)
+            gelu(affine(x, kernel, bias[None, None]))
             for kernel, bias in zip(
                 jnp.split(self.embed.kernel[...], [half], axis=1),
                 jnp.split(self.embed.bias[...], [half]),
@@ -71,14 +76,31 @@ class Predictor(nnx.Module):
         )
         # At least one: chance may keep none of an image's tokens (the official code's NaN).
         weights = kept / jnp.maximum(kept.sum(axis=1, keepdims=True), 1.0)
-        mean = (weights[:, :, None] * others).sum(axis=1)
+        mean = (weights[:, :, None] * others.astype(jnp.float32)).sum(axis=1)
         # The mean is multiplied once an image, not beside each of its tokens.
         of_local, of_mean = jnp.split(self.score[0].kernel[...], [half])
         shared = mean @ of_mean + self.score[0].bias[...][None]
-        x = jax.nn.gelu(local @ of_local + shared[:, None], approximate=False)
+        x = gelu(affine(local, of_local, shared[:, None]))
         for layer in self.score[1:-1]:
-            x = jax.nn.gelu(layer(x), approximate=False)
-        return jax.nn.log_softmax(self.score[-1](x), axis=-1)
+            x = gelu(affine(x, layer.kernel[...], layer.bias[None, None]))
+        return jax.nn.log_softmax(self.score[-1](x.astype(jnp.float32)), axis=-1)
+
+
+def affine(
+    x: Float[Array, "b n d"], kernel: Float[Array, "d e"], bias: Float[Array, "#b #n e"]
+) -> Float[Array, "b n e"]:
+    """A linear layer in the dtype of what goes through it."""
+    return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+
+
+def patch_log_probs(
+    predictor: Predictor, tokens: TokenSet, kept: Float[Array, "b p"]
+) -> Float[Array, "b p 2"]:
+    """Of the patches alone; the class tokens go through it too, and count nowhere.
+
+    Cutting them off first would move every other token to another place in memory.
+    """
+    return predictor(tokens.x, jnp.pad(kept, ((0, 0), (tokens.prefix, 0))))[:, tokens.prefix :]
 
 
 class DynamicViT(Located):
@@ -122,11 +144,10 @@ class DynamicViT(Located):
         location = self.location(block)
         if location is None or not (tokens.train or self.reduces(block, tokens)):
             return tokens
-        patches, predictor = tokens.x[:, tokens.prefix :], self.score_predictor[location]
+        log_probs = patch_log_probs(self.score_predictor[location], tokens, decided(tokens))
         if tokens.train:
-            return self._mask(location, block, tokens, predictor(patches, decided(tokens)))
-        scores = predictor(patches, jnp.ones(patches.shape[:2]))[:, :, KEEP]
-        _, index = top_k(scores, self.count(location, tokens))
+            return self._mask(location, block, tokens, log_probs)
+        _, index = top_k(log_probs[:, :, KEEP], self.count(location, tokens))
         return keep(tokens, index, block)
 
     def _mask(
@@ -186,8 +207,8 @@ class DynamicViT(Located):
 
 
 def decided(tokens: TokenSet) -> Float[Array, "b p"]:
-    """The last decision of a training pass, 1 where a patch token is kept."""
-    decisions = tokens.aside["decisions"]
+    """The last decision of a training pass, 1 where a patch token is kept; else 1 everywhere."""
+    decisions = tokens.aside.get("decisions")
     return decisions[-1] if decisions else jnp.ones((tokens.x.shape[0], tokens.patches))
 
 

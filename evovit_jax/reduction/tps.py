@@ -29,7 +29,7 @@ from evovit_jax.errors import UserError
 from evovit_jax.reduction.at_locations import LocatedFields, RankedFields
 from evovit_jax.reduction.base import NOTHING_ASKED, AttentionRequest, AttentionView
 from evovit_jax.reduction.card import NEEDED, OPTIONAL, Card
-from evovit_jax.reduction.dynamic_vit import KEEP, DynamicViT, decided
+from evovit_jax.reduction.dynamic_vit import KEEP, DynamicViT, decided, patch_log_probs
 from evovit_jax.reduction.in_pyramid import WithinStages
 from evovit_jax.reduction.matching import best_edges, merge_tail, moved, pooled, products
 from evovit_jax.reduction.tokens import TokenSet, keep, order_by
@@ -112,9 +112,8 @@ class DTPS(DynamicViT):
             return squeeze_masked(after, decided(after), before, self.fields.temperature)
         if not self.reduces(block, tokens):
             return tokens
-        patches = tokens.x[:, tokens.prefix :]
-        scores = self.score_predictor[location](patches, jnp.ones(patches.shape[:2]))[:, :, KEEP]
-        ordered = keep(tokens, order_by(scores), block)
+        log_probs = patch_log_probs(self.score_predictor[location], tokens, decided(tokens))
+        ordered = keep(tokens, order_by(log_probs[:, :, KEEP]), block)
         return squeeze(ordered, self.count(location, tokens), self.fields.temperature)
 
 

@@ -11,7 +11,8 @@ from tiny import run_model
 
 import evovit_jax
 from evovit_jax.models.outputs import Outputs
-from evovit_jax.reduction.dynamic_vit import Predictor, masked_softmax, sample
+from evovit_jax.reduction.dynamic_vit import Predictor, masked_softmax, patch_log_probs, sample
+from evovit_jax.reduction.tokens import start_tokens
 
 TINY = {"image_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 4, "num_heads": 2}
 
@@ -174,6 +175,22 @@ def test_predictor_reads_the_mean_of_what_is_kept_only():
     np.testing.assert_allclose(before[0, others], after[0, others], atol=1e-6)
     nothing = predictor(x, jnp.zeros((1, 6)))
     assert bool(jnp.isfinite(nothing).all())  # chance may keep none
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_predictor_looks_at_no_class_token(dtype):
+    predictor = Predictor(8, rngs=nnx.Rngs(0))
+    for layer in (predictor.embed, *predictor.score):
+        layer.kernel[...] = 40 * layer.kernel[...]
+    x = jax.random.normal(jax.random.key(0), (2, 5, 8)).astype(dtype)
+    kept = jnp.array([[1.0, 1, 0, 1], [0, 1, 1, 1]])
+    tokens = start_tokens(x, prefix=1, grid=(2, 2))
+    found = patch_log_probs(predictor, tokens, kept)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, predictor(x[:, 1:], kept), atol=1e-5)
+    assert float(jnp.ptp(found)) > 0.1
+    moved = tokens.replace(x=x.at[:, 0].set(9.0))
+    np.testing.assert_allclose(patch_log_probs(predictor, moved, kept), found, atol=1e-6)
 
 
 def test_a_distilled_students_heads_are_averaged_as_its_teachers_are():
