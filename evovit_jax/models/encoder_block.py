@@ -11,8 +11,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from evovit_jax.models.glu import PackedSwiGLU, SwiGLU
-from evovit_jax.models.layers import Attention, Mlp
+from evovit_jax.models.layers import Mlp
 from evovit_jax.models.rotary import Rotation, rotation_of
+from evovit_jax.models.self_attention import Attention
 from evovit_jax.models.vit import Block
 from evovit_jax.reduction.base import AttentionRequest, AttentionView
 from evovit_jax.reduction.tokens import TokenSet

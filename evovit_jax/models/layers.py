@@ -1,6 +1,5 @@
-"""What the backbones share: attention, feed-forward, residuals, patches, positions, pooling."""
+"""What the backbones share: normalisation, feed-forward, residuals, patches, positions, pooling."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -13,15 +12,6 @@ from evovit_jax.errors import UserError
 from evovit_jax.hardware import platforms
 from evovit_jax.hardware.platforms import by_platform
 from evovit_jax.models.activations import ACTIVATIONS
-from evovit_jax.models.attention import (
-    attend,
-    attend_tokens_first,
-    attention_weights,
-    in_rows,
-    rounded,
-)
-from evovit_jax.models.rotary import Rotation, turned
-from evovit_jax.reduction.base import AttentionRequest, AttentionView
 from evovit_jax.reduction.stochastic_depth import dropped_branch
 from evovit_jax.reduction.tokens import TokenSet
 
@@ -53,6 +43,16 @@ class LayerNorm(nnx.LayerNorm):
             return platforms.as_one(layer_norm, x, *settings).astype(self.out_dtype)
         return super().__call__(x).astype(self.out_dtype)
 
+    def statistics(self, x: Float[Array, "*b d"]) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
+        """Each token's mean, and one over its standard deviation, in float32.
+
+        As flax computes them, so that the compiler finds both once.
+        """
+        x = x.astype(jnp.float32)
+        mean, square = x.mean(axis=-1), jax.lax.square(x).mean(axis=-1)
+        variance = jnp.maximum(0.0, square - jax.lax.square(mean))
+        return mean, jax.lax.rsqrt(variance + self.epsilon)
+
 
 def layer_norm(
     x: Float[Array, "*b d"],
@@ -65,176 +65,6 @@ def layer_norm(
     x = x - x.mean(axis=-1, keepdims=True)
     x = x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + epsilon)
     return x * scale.reshape(shape) + bias.reshape(shape)
-
-
-class Attention(nnx.Module):
-    """Multi-head self-attention as `(batch, heads, tokens, dim)` matmuls.
-
-    The fused query-key-value projection is laid out `[q, k, v]`, each `heads * dim`, as in timm.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        *,
-        qkv_bias: bool = True,
-        dtype: jnp.dtype = jnp.float32,
-        kernel: str = "auto",
-        rngs: nnx.Rngs,
-    ):
-        self.heads, self.kernel = heads, kernel
-        self.scale = (dim // heads) ** -0.5
-        settings = {"kernel_init": truncated_normal, "dtype": dtype, "rngs": rngs}
-        self.qkv = nnx.Linear(dim, 3 * dim, use_bias=qkv_bias, **settings)
-        self.proj = nnx.Linear(dim, dim, **settings)
-
-    def __call__(
-        self,
-        x: Float[Array, "b n d"],
-        request: AttentionRequest,
-        rotation: Rotation | None = None,
-    ) -> tuple[Float[Array, "b q d"], AttentionView]:
-        """Attention over all tokens, and what `request` asks to see of it.
-
-        Of a request that looks ahead the map alone is computed, and `x` is returned. Queries and
-        keys are turned by `rotation`, where there is one.
-        """
-        x = x if request.edit is None else request.edit(x)
-        if request.look_ahead is not None:
-            q, k = (turned(a, rotation) for a in self._project(x, slice(0, 2)))
-            return x, AttentionView(weights=attention_weights(q, k, self.scale, request))
-        if request.weights is not None:
-            (v,) = self._project(x, slice(2, 3))
-            product = rounded(request.weights, v.dtype) @ v
-            mixed, view = self._joined(rounded(product, v.dtype)), AttentionView()
-        else:
-            mixed, view = self._attend(x, request, rotation)
-        if "inputs" in request.needs:
-            view = dataclasses.replace(view, inputs=x)
-        return mixed, view
-
-    def _attend(
-        self, x: Float[Array, "b n d"], request: AttentionRequest, rotation: Rotation | None
-    ) -> tuple[Float[Array, "b q d"], AttentionView]:
-        """Attention as it suits the platform that it is compiled for."""
-        three, one = (
-            functools.partial(way, request=request, rotation=rotation)
-            for way in (self._of_three_products, self._of_one_product)
-        )
-        return by_platform(x, tpu=three, default=one)
-
-    def _of_one_product(
-        self, x: Float[Array, "b n d"], request: AttentionRequest, rotation: Rotation | None
-    ) -> tuple[Float[Array, "b q d"], AttentionView]:
-        if request.queries is None or rotation is not None:
-            q, k, v = self._project(x, slice(0, 3))
-        else:
-            (q,) = self._project(x[:, : request.queries], slice(0, 1))
-            k, v = self._project(x, slice(1, 3))
-        raw = k if "raw_keys" in request.needs else None
-        q, k = turned(q, rotation)[:, :, : request.queries], turned(k, rotation)
-        mixed, view = attend(q, k, v, scale=self.scale, request=request, kernel=self.kernel)
-        return self._joined(mixed), dataclasses.replace(view, raw_keys=raw)
-
-    def _of_three_products(
-        self, x: Float[Array, "b n d"], request: AttentionRequest, rotation: Rotation | None
-    ) -> tuple[Float[Array, "b q d"], AttentionView]:
-        # Where channels are fewer than tokens, as in DeiT-T, the compiler would lay them out by
-        # channel, and LayerNorm's means would go across the rows.
-        x = in_rows(x) if x.shape[1] > x.shape[2] else x
-        q, k, v = project_heads(self.qkv, x, 3, self.heads)
-        raw = jnp.swapaxes(k, 1, 2) if "raw_keys" in request.needs else None
-        q, k = (turned(a, rotation, tokens_first=True) for a in (q, k))
-        q = q[:, : request.queries]
-        mixed, view = attend_tokens_first(q, k, v, scale=self.scale, request=request)
-        wants_row = "class_row" in request.needs and request.score == "class"
-        if wants_row and view.class_row is None:
-            if rotation is None:
-                row = class_row(self.qkv, x, self.heads, request.bias)
-            else:
-                row = class_row_of(q, k, self.scale, request.bias)
-            view = dataclasses.replace(view, class_row=row)
-        return join_heads(self.proj, mixed), dataclasses.replace(view, raw_keys=raw)
-
-    def _joined(self, mixed: Float[Array, "b h n c"]) -> Float[Array, "b n d"]:
-        """The projection of the heads of each token beside one another."""
-        b, _, n, _ = mixed.shape
-        return self.proj(jnp.swapaxes(mixed, 1, 2).reshape(b, n, -1))
-
-    def _project(self, x: Float[Array, "b n d"], parts: slice) -> Float[Array, "p b h n c"]:
-        """Those of queries, keys and values that `parts` names, heads apart."""
-        b, n, d = x.shape
-        if parts == slice(0, 3):
-            mapped = self.qkv(x)
-        else:
-            columns = slice(parts.start * d, parts.stop * d)
-            mapped = x @ self.qkv.kernel[:, columns].astype(x.dtype)
-            if self.qkv.bias is not None:
-                mapped = mapped + self.qkv.bias[columns].astype(x.dtype)[None, None]
-        heads = mapped.reshape(b, n, parts.stop - parts.start, self.heads, d // self.heads)
-        return jnp.moveaxis(heads, (2, 3), (0, 2))
-
-
-def project_heads(
-    linear: nnx.Linear, x: Float[Array, "b n d"], count: int, heads: int
-) -> list[Float[Array, "b n h c"]]:
-    """`count` projections of `x` out of one kernel that is laid out `[projection, head, channel]`.
-
-    A product for each straight to its heads: a TPU copies nothing between layouts.
-    """
-    kernels, biases = split_heads(linear, count, heads)
-    products = [jnp.einsum("bnd,dhc->bnhc", x.astype(linear.dtype), kernel) for kernel in kernels]
-    if biases is None:
-        return products
-    return [product + bias[None, None] for product, bias in zip(products, biases, strict=True)]
-
-
-def split_heads(
-    linear: nnx.Linear, count: int, heads: int
-) -> tuple[Float[Array, "{count} d {heads} c"], Float[Array, "{count} {heads} c"] | None]:
-    """A kernel laid out `[projection, head, channel]` and its bias, in the compute dtype."""
-    kernel = linear.kernel[...].astype(linear.dtype)
-    kernels = jnp.moveaxis(kernel.reshape(kernel.shape[0], count, heads, -1), 1, 0)
-    if linear.bias is None:
-        return kernels, None
-    return kernels, linear.bias[...].astype(linear.dtype).reshape(count, heads, -1)
-
-
-def class_row(
-    linear: nnx.Linear, x: Float[Array, "b n d"], heads: int, bias: Array | None
-) -> Float[Array, "b {heads} n"]:
-    """The class token's attention weights, float32, without the keys of the other tokens.
-
-    `q (W_k x_m + b_k)` is `(W_k^T q) x_m` and a number that is the same for all m, which softmax
-    does not see: one product with the tokens as they lie, where keys would be copied first.
-    """
-    (query, key, _), biases = split_heads(linear, 3, heads)
-    x = x.astype(linear.dtype)
-    q = jnp.einsum("bd,dhc->bhc", x[:, 0], query)
-    q = (q if biases is None else q + biases[:1]) * q.shape[-1] ** -0.5
-    asked = jnp.einsum("bhc,dhc->bhd", q, key)
-    logits = jnp.einsum("bhd,bnd->bhn", asked, x, preferred_element_type=jnp.float32)
-    if bias is not None:
-        logits = logits + jnp.broadcast_to(bias[:, :, 0], logits.shape)
-    return jax.nn.softmax(logits, axis=-1)
-
-
-def class_row_of(
-    q: Float[Array, "b n h c"], k: Float[Array, "b n h c"], scale: float, bias: Array | None
-) -> Float[Array, "b h n"]:
-    """The class token's attention weights, float32, one query against all keys."""
-    logits = jnp.einsum("bhc,bnhc->bhn", q[:, 0] * scale, k, preferred_element_type=jnp.float32)
-    if bias is not None:
-        logits = logits + jnp.broadcast_to(bias[:, :, 0], logits.shape)
-    return jax.nn.softmax(logits, axis=-1)
-
-
-def join_heads(linear: nnx.Linear, x: Float[Array, "b n h c"]) -> Float[Array, "b n d"]:
-    """`linear` of the heads of each token beside one another, as one product from the heads."""
-    kernel = linear.kernel[...].astype(linear.dtype).reshape(*x.shape[2:], -1)
-    bias = linear.bias[...].astype(linear.dtype)
-    return jnp.einsum("bnhc,hcd->bnd", x.astype(linear.dtype), kernel) + bias[None, None]
 
 
 class Mlp(nnx.Module):
@@ -363,9 +193,11 @@ def as_float32(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
 def mean_of_patches(tokens: TokenSet) -> Float[Array, "b d"]:
     """The mean over the input's patches: merged tokens count by size, masked ones not at all."""
-    x = tokens.x[:, tokens.prefix :]
     if tokens.sizes is None and tokens.mask is None:
-        return x.mean(axis=1)
+        ways = (_mean_of_marked_rows, _mean_of_last_rows)
+        marked, last = (functools.partial(way, first=tokens.prefix) for way in ways)
+        return by_platform(tokens.x, tpu=marked, default=last)
+    x = tokens.x[:, tokens.prefix :]
     weights = jnp.ones(tokens.x.shape[:2]) if tokens.sizes is None else tokens.sizes
     if tokens.mask is not None:
         weights = jnp.where(tokens.mask, weights, 0.0)
@@ -373,3 +205,15 @@ def mean_of_patches(tokens: TokenSet) -> Float[Array, "b d"]:
     # Where a mask drops every patch of an image, its mean is zero.
     weights = weights / jnp.maximum(weights.sum(axis=1, keepdims=True), 1.0)
     return jnp.einsum("bp,bpd->bd", weights.astype(x.dtype), x)
+
+
+def _mean_of_last_rows(x: Float[Array, "b n d"], *, first: int) -> Float[Array, "b d"]:
+    """The mean over tokens `first` to n - 1."""
+    return x[:, first:].mean(axis=1)
+
+
+def _mean_of_marked_rows(x: Float[Array, "b n d"], *, first: int) -> Float[Array, "b d"]:
+    """The same, in place: a TPU moves every token to cut off one that fills no whole tile."""
+    is_patch = (jnp.arange(x.shape[1]) >= first)[None, :, None]
+    total = jnp.where(is_patch, x, jnp.zeros((), x.dtype)).sum(axis=1, dtype=jnp.float32)
+    return (total / (x.shape[1] - first)).astype(x.dtype)

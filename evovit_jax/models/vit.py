@@ -1,6 +1,7 @@
 """ViT and DeiT: flat vision transformers (Dosovitskiy et al., 2021; Touvron et al., 2021)."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -12,7 +13,6 @@ from evovit_jax.errors import UserError
 from evovit_jax.models.attention import shares
 from evovit_jax.models.config_checks import check_fields
 from evovit_jax.models.layers import (
-    Attention,
     LayerNorm,
     LayerScale,
     Mlp,
@@ -25,6 +25,7 @@ from evovit_jax.models.layers import (
 )
 from evovit_jax.models.outputs import Outputs
 from evovit_jax.models.rotary import Rotation
+from evovit_jax.models.self_attention import Attention
 from evovit_jax.models.token_model import TokenModel
 from evovit_jax.reduction import Backbone, create_reducer
 from evovit_jax.reduction.base import AttentionRequest, AttentionView
@@ -141,7 +142,10 @@ class Block(nnx.Module):
     ) -> tuple[TokenSet, AttentionView]:
         """The attention half of block number `block`, and what `request` asks to see of it."""
         rotation = self._rotation(tokens)
-        branch = rematerialised(lambda x: self.attn(self.norm1(x), request, rotation), self.remat)
+        attention = functools.partial(
+            self.attn, request=request, rotation=rotation, norm=self.norm1
+        )
+        branch = rematerialised(attention, self.remat)
         mixed, view = branch(tokens.x)
         tokens = tokens.first(request.queries)
         after = self._add(tokens, mixed, self.ls1, 2 * block)
