@@ -57,23 +57,25 @@ class Attention(nnx.Module):
         """Attention over all tokens, and what `request` asks to see of it.
 
         `x` goes through `norm` first, where there is one. Of a request that looks ahead the map
-        alone is computed, and these tokens are returned. Queries and keys are turned by
-        `rotation`, where there is one.
+        alone is computed, and the tokens that have gone through it are returned. Queries and keys
+        are turned by `rotation`, where there is one.
         """
-        made = x if norm is None else norm(x)
-        made = made if request.edit is None else request.edit(made)
+        nobody_looks = request.edit is None and "inputs" not in request.needs
+        if nobody_looks and request.look_ahead is None and request.weights is None:
+            return self._attend(x, norm, request, rotation)
+        x = x if norm is None else norm(x)
+        x = x if request.edit is None else request.edit(x)
         if request.look_ahead is not None:
-            q, k = (turned(a, rotation) for a in self._project(made, slice(0, 2)))
-            return made, AttentionView(weights=attention_weights(q, k, self.scale, request))
+            q, k = (turned(a, rotation) for a in self._project(x, slice(0, 2)))
+            return x, AttentionView(weights=attention_weights(q, k, self.scale, request))
         if request.weights is not None:
-            (v,) = self._project(made, slice(2, 3))
+            (v,) = self._project(x, slice(2, 3))
             product = rounded(request.weights, v.dtype) @ v
             mixed, view = self._joined(rounded(product, v.dtype)), AttentionView()
         else:
-            source = (x, norm) if request.edit is None else (made, None)
-            mixed, view = self._attend(*source, request, rotation)
+            mixed, view = self._attend(x, None, request, rotation)
         if "inputs" in request.needs:
-            view = dataclasses.replace(view, inputs=made)
+            view = dataclasses.replace(view, inputs=x)
         return mixed, view
 
     def _attend(
@@ -84,11 +86,11 @@ class Attention(nnx.Module):
         rotation: Rotation | None,
     ) -> tuple[Float[Array, "b q d"], AttentionView]:
         """Attention as it suits the platform that it is compiled for."""
-        three, in_row, one = (
+        three, rows, one = (
             functools.partial(way, norm=norm, request=request, rotation=rotation)
             for way in (self._of_three_products, self._of_rows, self._of_one_product)
         )
-        return by_platform(x, tpu=three, gpu=in_row, default=one)
+        return by_platform(x, tpu=three, gpu=rows, default=one)
 
     def _of_rows(self, x: Float[Array, "b n d"], **settings: Any) -> tuple[Array, AttentionView]:
         # Where tokens come out of a product by channel, XLA for GPUs would leave them so, and then
