@@ -125,6 +125,24 @@ def plan_rows(name: str, found: dict[str, Any]) -> Iterator[list[str]]:
         ]
 
 
+def in_both_modes(found: dict[str, Any], name: str) -> str:
+    """Inference and a training step of the same networks beside one another."""
+    names = ("kernels", "fused_attention", "moved_mb", "temporary_mb", "estimated_ms")
+    titles = ("kernels", "fused attention", "MB moved", "temporary MB", "estimated ms")
+    modes = ("inference", "train")
+    sides = [
+        {(row["model"], row["reduction"]): row for row in found[f"{mode}_{name}"]["rows"]}
+        for mode in modes
+    ]
+    rows = [
+        [*network, *(side.get(network, {}).get(n, "-") for side in sides for n in names)]
+        for network in dict.fromkeys(network for side in sides for network in side)
+    ]
+    return tables.markdown(
+        ["model", "reduction", *(f"{mode}: {title}" for mode in modes for title in titles)], rows
+    )
+
+
 def report(folder: pathlib.Path, target: str) -> Iterator[str]:
     """What tables.md has: a table of the plans, those of the benchmarks, the commands."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
@@ -134,6 +152,9 @@ def report(folder: pathlib.Path, target: str) -> Iterator[str]:
     if rows:
         yield tables.markdown(PLAN_COLUMNS, rows)
     yield from (compiler_rows.table(found[name]) for name in BENCHMARKS[target] if name in found)
+    for name in ("small", "methods", "kinds") if target == "h100" else ():
+        if {f"inference_{name}", f"train_{name}"} <= found.keys():
+            yield in_both_modes(found, name)
     done = [command for name, command in commands(target).items() if name in found]
     yield "\n".join(f"    python -m evovit_jax.{' '.join(map(quoted, flags))}" for flags in done)
 

@@ -102,3 +102,39 @@ def test_runs_become_rows_and_logs(tmp_path, monkeypatch, capsys):
         assert picture.size == (1320, 540)
     results(f"--picture={tmp_path}/empty.png", "--leave_out", "evit")
     assert (tmp_path / "empty.png").read_bytes() != (tmp_path / "p.png").read_bytes()
+
+
+def test_what_compilers_say_is_kept_and_laid_out(tmp_path, monkeypatch, capsys):
+    module = runpy.run_path(str(ROOT / "experiments" / "compilers.py"))
+    network = {"target": "h100", "model": "m", "reduction": "evo", "batch_size": 64}
+    sizes = {"dtype": "bfloat16", "estimated_ms": 1.5, "moved_mb": 40, "temporary_mb": 7}
+    counts = {"kernels": 20, "fused_attention": 12, "without_estimate": {}, "parts_moved_mb": {}}
+    given_up = network | {"reduction": "tome", "error": "no tiles"}
+    ran = []
+
+    def run(command, **_):
+        ran.append(command[command.index("-m") + 1 :])
+        mode = next(flag for flag in command if flag.startswith("--mode=")).removeprefix("--mode=")
+        row = network | sizes | counts | {"mode": mode}
+        failed = [given_up | {"mode": mode}] if mode == "train" else []
+        found = {"estimate_of": "compiler 1", "rows": [row], "failed": failed}
+        said = f"a table\n{json.dumps(found)}\n"
+        return subprocess.CompletedProcess(command, 1 if failed else 0, stdout=said)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    flags = ["--target=h100", "--only=inference_methods,train_methods"]
+    monkeypatch.setattr(sys, "argv", ["compilers.py", str(tmp_path), *flags])
+    module["main"]()
+    module["main"]()
+    assert [command[0] for command in ran] == ["evovit_jax.benchmark"] * 2  # each once
+    written = (tmp_path / "h100" / "tables.md").read_text()
+    assert written.startswith("ESTIMATES (compiler 1), not measurements")
+    assert "| m | evo | 20 | 12 | 40 | 7 | 1.5 | 20 | 12 | 40 | 7 | 1.5 |" in written
+    assert "DOES NOT COMPILE for h100: m tome at 64: no tiles" in written
+    assert capsys.readouterr().out.strip().endswith(written.strip())
+
+    monkeypatch.setattr(subprocess, "run", lambda c, **_: subprocess.CompletedProcess(c, 1, "oops"))
+    monkeypatch.setattr(sys, "argv", ["compilers.py", str(tmp_path / "other"), *flags])
+    with pytest.raises(subprocess.CalledProcessError):
+        module["main"]()
+    assert not list((tmp_path / "other").rglob("*.json"))
