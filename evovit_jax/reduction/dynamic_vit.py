@@ -33,6 +33,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from evovit_jax.hardware.gelu import gelu
+from evovit_jax.hardware.platforms import by_platform
 from evovit_jax.reduction.at_locations import Located, LocatedFields
 from evovit_jax.reduction.attention_request import softmax_among
 from evovit_jax.reduction.base import NOTHING_ASKED, AttentionRequest, Backbone
@@ -96,11 +97,20 @@ def affine(
 def patch_log_probs(
     predictor: Predictor, tokens: TokenSet, kept: Float[Array, "b p"]
 ) -> Float[Array, "b p 2"]:
-    """Of the patches alone; the class tokens go through it too, and count nowhere.
+    """Of the patches alone.
 
-    Cutting them off first would move every other token to another place in memory.
+    On a TPU the class tokens go through it too, and count nowhere: cutting them off first would
+    move every other token to another place in memory.
     """
-    return predictor(tokens.x, jnp.pad(kept, ((0, 0), (tokens.prefix, 0))))[:, tokens.prefix :]
+    prefix = tokens.prefix
+
+    def with_class_tokens(x: Array, kept: Array) -> Array:
+        return predictor(x, jnp.pad(kept, ((0, 0), (prefix, 0))))[:, prefix:]
+
+    def without(x: Array, kept: Array) -> Array:
+        return predictor(x[:, prefix:], kept)
+
+    return by_platform(tokens.x, kept, tpu=with_class_tokens, default=without)
 
 
 class DynamicViT(Located):

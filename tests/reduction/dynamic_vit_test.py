@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from both_platforms import on_both
 from flax import nnx
 from tiny import run_model
 
@@ -184,13 +185,16 @@ def test_predictor_looks_at_no_class_token(dtype):
         layer.kernel[...] = 40 * layer.kernel[...]
     x = jax.random.normal(jax.random.key(0), (2, 5, 8)).astype(dtype)
     kept = jnp.array([[1.0, 1, 0, 1], [0, 1, 1, 1]])
-    tokens = start_tokens(x, prefix=1, grid=(2, 2))
-    found = patch_log_probs(predictor, tokens, kept)
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, predictor(x[:, 1:], kept), atol=1e-5)
-    assert float(jnp.ptp(found)) > 0.1
-    moved = tokens.replace(x=x.at[:, 0].set(9.0))
-    np.testing.assert_allclose(patch_log_probs(predictor, moved, kept), found, atol=1e-6)
+
+    def look(x):
+        return patch_log_probs(predictor, start_tokens(x, prefix=1, grid=(2, 2)), kept)
+
+    wanted = predictor(x[:, 1:], kept)
+    assert float(jnp.ptp(wanted)) > 0.1
+    for first in (x[:, 0], 9.0):
+        for found in on_both(look, x.at[:, 0].set(first)):
+            assert found.dtype == jnp.float32
+            np.testing.assert_allclose(found, wanted, atol=1e-5 if dtype == "float32" else 0.05)
 
 
 def test_a_distilled_students_heads_are_averaged_as_its_teachers_are():
