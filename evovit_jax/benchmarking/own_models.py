@@ -26,6 +26,7 @@ from evovit_jax.reduction import describe
 from evovit_jax.train.program import build
 
 MODES = ("inference", "train")
+IMAGENET_CLASSES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,11 +155,14 @@ def _inference(
 
 
 def training_config(model: nnx.Module, name: str, reduction: str, *, batch_size: int) -> ConfigDict:
-    """A run of the model without what only a recipe adds: no mixing, no erasing, no average."""
+    """A run of the model without what only a recipe adds: no mixing, no erasing, no average.
+
+    An encoder, which has no classes, gets ImageNet's.
+    """
     config = config_lib.get_config()
     config.model.name, config.reduction = name, reduction
     config.model.image_size = model.config.image_size
-    config.model.num_classes = model.config.num_classes
+    config.model.num_classes = model.config.num_classes or IMAGENET_CLASSES
     config.batch_size = config.eval_batch_size = batch_size
     config.augment.update(mixup=0.0, cutmix=0.0, erasing_prob=0.0)
     config.ema.decay = 0.0

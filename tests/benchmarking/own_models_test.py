@@ -19,6 +19,13 @@ def test_models_without_a_reduction_have_their_own():
     ]
 
 
+def test_an_encoder_is_trained_with_a_head():
+    name = "vit_small_patch14_dinov2.lvd142m"
+    model = abstract_model(name, "none", image_size=28)
+    config = own_models.training_config(model, name, "none", batch_size=2)
+    assert (model.config.num_classes, config.model.num_classes) == (0, 1000)
+
+
 SMALL = {"depth": 2, "embed_dim": 24, "num_heads": 2, "image_size": 32}
 PYRAMID = {
     "depth": (1, 1, 1),
