@@ -5,9 +5,10 @@ The compilers are those of `hardware/targets.py`.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,7 +43,8 @@ def run(
 
     Returns:
       `estimate_of`, the compilers with their versions, `rows`, and `failed`: what a compiler gave
-      up, with its reason as `error`; the others go on.
+      up, with its reason as `error`; the others go on. `second_try` of a row are the options that
+      it took beyond the target's, {} for none.
 
     Raises:
       UserError: an unknown target or model, or a compiler that is missing or does not start.
@@ -57,25 +59,42 @@ def run(
             for batch_size, (name, reduction) in itertools.product(batch_sizes, models):
                 row = {"target": target.generation, "model": name, "reduction": reduction}
                 row |= {"dtype": settings["dtype"], "batch_size": batch_size, "mode": mode}
-                try:
-                    program = compile_for(
+                program, more, reason = _tried(
+                    target,
+                    functools.partial(
+                        compile_for,
                         place,
                         name,
                         reduction,
                         batch_size=batch_size,
                         mode=mode,
-                        options=target.options,
                         **settings,
-                    )
-                except jax.errors.JaxRuntimeError as error:
-                    failed.append(row | {"error": str(error).splitlines()[0][:LONGEST_REASON]})
+                    ),
+                )
+                if program is None:
+                    failed.append(row | {"error": reason})
                     print(_failure(failed[-1]), flush=True)
                     continue
-                rows.append(row | program.row(target, settings["dtype"]))
+                rows.append(row | program.row(target, settings["dtype"]) | {"second_try": more})
                 seconds = rows[-1]["compile_seconds"]
                 print(f"{_named(row)} for {row['target']}: compiled in {seconds} s", flush=True)
     compilers = dict.fromkeys(target.version() for target in chosen)
     return {"estimate_of": "; ".join(compilers), "rows": rows, "failed": failed}
+
+
+def _tried(
+    target: Target, compiled: Callable[..., "Program"]
+) -> tuple["Program | None", dict[str, Any], str]:
+    """The program, the options of the second try if that made it, and why the first did not."""
+    reason = ""
+    for more in ({}, dict(target.second_try)):
+        if reason and not more:
+            break
+        try:
+            return compiled(options={**target.options, **more}), more, reason
+        except jax.errors.JaxRuntimeError as error:
+            reason = reason or str(error).splitlines()[0][:LONGEST_REASON]
+    return None, {}, reason
 
 
 def _named(row: Mapping[str, Any]) -> str:
@@ -193,3 +212,6 @@ def _table_of(kind: type[Target], found: dict[str, Any]) -> Iterator[str]:
         if row["without_estimate"]:
             named = ", ".join(f"{n} {name}" for name, n in row["without_estimate"].items())
             yield f"NOT COUNTED in {_named(row)}: {named}"
+        if row["second_try"]:
+            given = ", ".join(f"{name}={value}" for name, value in row["second_try"].items())
+            yield f"COMPILED AT A SECOND TRY, {_named(row)}: {given}"

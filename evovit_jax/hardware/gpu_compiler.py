@@ -97,6 +97,8 @@ class Hosts(Target):
     platform = "gpu"
     # There is no card to try the ways of a product on: each gets its default.
     options = MappingProxyType({"xla_gpu_autotune_level": 0})
+    # Nor does it look for another way where that has no tiles for a product: cuBLAS has no tiles.
+    second_try = MappingProxyType({"xla_gpu_enable_triton_gemm": False})
     columns = MappingProxyType({"fused_attention": "fused attention", "moved_mb": "MB moved"})
     parts = "parts_moved_mb"
     what = "at the data sheet's full speeds, which no program reaches"

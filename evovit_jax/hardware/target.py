@@ -45,6 +45,8 @@ class Target(abc.ABC):
     platform: ClassVar[str]
     # What the compiler is given beyond its defaults.
     options: ClassVar[Mapping[str, Any]] = {}
+    # What it is given besides, in a second try at a program that it gives up.
+    second_try: ClassVar[Mapping[str, Any]] = {}
     # Columns of a table of benchmarks that only such devices have: of a row's field, its title.
     columns: ClassVar[Mapping[str, str]]
     # The field of a row that says what its parts cost.

@@ -1,12 +1,14 @@
 """Estimates for accelerators that are not here: what needs no compiler of its own."""
 
 import contextlib
+from types import MappingProxyType
 
 import jax
 import pytest
 from tiny import some_slow
 
 from evovit_jax.benchmarking import compiler_rows
+from evovit_jax.hardware.gpu_compiler import Hosts
 
 FOUND = {
     "estimate_of": "libtpu 0.0, jax 0.10",
@@ -27,6 +29,7 @@ FOUND = {
             "kernels": 150,
             "parts_mcycles": {"attention": 3.0, "MLP": 3.5},
             "without_estimate": {"sort": 2},
+            "second_try": {},
         }
     ],
     "failed": [],
@@ -44,18 +47,50 @@ def test_the_table_says_that_it_measures_nothing_and_what_it_leaves_out():
     assert table.endswith("NOT COUNTED in m evo at 64: 2 sort")
 
 
-def test_what_a_compiler_gives_up_is_said_and_the_others_go_on(monkeypatch, capsys):
-    class Compiled:
-        def row(self, target, dtype):
-            return FOUND["rows"][0] | {"compile_seconds": 1.5}
+class FakeTarget(Hosts):
+    """A target of which nothing is compiled."""
 
+    options = MappingProxyType({"level": 0})
+    second_try = MappingProxyType({})
+
+    def check_installed(self, flag):
+        del flag
+
+    def alone(self):
+        return contextlib.nullcontext()
+
+    def devices(self):
+        return jax.devices()
+
+    def version(self):
+        return "compiler 1"
+
+
+class PatientTarget(FakeTarget):
+    """One that has another way."""
+
+    second_try = MappingProxyType({"tiles": False})
+
+
+class Compiled(compiler_rows.Program):
+    """A program that was not compiled."""
+
+    def __init__(self):
+        pass
+
+    def row(self, target, dtype):
+        del target, dtype
+        return FOUND["rows"][0] | {"compile_seconds": 1.5}
+
+
+def test_what_a_compiler_gives_up_is_said_and_the_others_go_on(monkeypatch, capsys):
     def compile_for(place, name, reduction, **settings):
         if reduction == "evo":
             raise jax.errors.JaxRuntimeError("INTERNAL: no tiles for a product\nwith details")
         return Compiled()
 
     monkeypatch.setattr(compiler_rows, "compile_for", compile_for)
-    monkeypatch.setattr(compiler_rows.known_targets, "parse", lambda *_: FakeTarget())
+    monkeypatch.setattr(compiler_rows.known_targets, "parse", lambda *_: FakeTarget("v5e", "1x1"))
     found = compiler_rows.run(
         [("m", "evo"), ("m", "none")],
         targets=["v5e"],
@@ -70,22 +105,24 @@ def test_what_a_compiler_gives_up_is_said_and_the_others_go_on(monkeypatch, caps
     assert capsys.readouterr().out.splitlines()[0] == said
 
 
-class FakeTarget:
-    """A target of which nothing is compiled."""
+def test_a_program_that_a_compiler_gives_up_is_tried_once_more(monkeypatch):
+    given = []
 
-    generation, options = "v5e", None
+    def compile_for(*_, options, **__):
+        given.append(options)
+        if len(given) == 1:
+            raise jax.errors.JaxRuntimeError("INTERNAL: no tiles")
+        return Compiled()
 
-    def check_installed(self, flag):
-        del flag
-
-    def alone(self):
-        return contextlib.nullcontext()
-
-    def devices(self):
-        return [None]
-
-    def version(self):
-        return "compiler 1"
+    target = PatientTarget("v5e", "1x1")
+    monkeypatch.setattr(compiler_rows, "compile_for", compile_for)
+    monkeypatch.setattr(compiler_rows.known_targets, "parse", lambda *_: target)
+    found = compiler_rows.run(
+        [("m", "evo")], targets=["v5e"], batch_sizes=[8], mode="train", dtype="bfloat16"
+    )
+    assert given == [{"level": 0}, {"level": 0, "tiles": False}]
+    assert not found["failed"]
+    assert compiler_rows.table(found).endswith("COMPILED AT A SECOND TRY, m evo at 64: tiles=False")
 
 
 def test_a_gpu_has_a_table_of_its_own():
