@@ -59,18 +59,10 @@ def run(
             for batch_size, (name, reduction) in itertools.product(batch_sizes, models):
                 row = {"target": target.generation, "model": name, "reduction": reduction}
                 row |= {"dtype": settings["dtype"], "batch_size": batch_size, "mode": mode}
-                program, more, reason = _tried(
-                    target,
-                    functools.partial(
-                        compile_for,
-                        place,
-                        name,
-                        reduction,
-                        batch_size=batch_size,
-                        mode=mode,
-                        **settings,
-                    ),
+                attempt = functools.partial(
+                    compile_for, place, name, reduction, batch_size=batch_size, mode=mode
                 )
+                program, more, reason = _tried(target, functools.partial(attempt, **settings))
                 if program is None:
                     failed.append(row | {"error": reason})
                     print(_failure(failed[-1]), flush=True)
@@ -87,9 +79,7 @@ def _tried(
 ) -> tuple["Program | None", dict[str, Any], str]:
     """The program, the options of the second try if that made it, and why the first did not."""
     reason = ""
-    for more in ({}, dict(target.second_try)):
-        if reason and not more:
-            break
+    for more in [{}, dict(target.second_try)] if target.second_try else [{}]:
         try:
             return compiled(options={**target.options, **more}), more, reason
         except jax.errors.JaxRuntimeError as error:

@@ -5,7 +5,6 @@ The golden files of whole networks test it too.
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,16 +85,13 @@ class Attention(nnx.Module):
         rotation: Rotation | None,
     ) -> tuple[Float[Array, "b q d"], AttentionView]:
         """Attention as it suits the platform that it is compiled for."""
-        three, rows, one = (
+        three, one = (
             functools.partial(way, norm=norm, request=request, rotation=rotation)
-            for way in (self._of_three_products, self._of_rows, self._of_one_product)
+            for way in (self._of_three_products, self._of_one_product)
         )
-        return by_platform(x, tpu=three, gpu=rows, default=one)
-
-    def _of_rows(self, x: Float[Array, "b n d"], **settings: Any) -> tuple[Array, AttentionView]:
         # Where tokens come out of a product by channel, XLA for GPUs would leave them so, and then
         # find no tiles for the next product, which turns them.
-        return self._of_one_product(in_rows(x), **settings)
+        return by_platform(x, tpu=three, gpu=lambda x: one(in_rows(x)), default=one)
 
     def _of_one_product(
         self,
@@ -203,23 +199,22 @@ def class_row(
     q = jnp.einsum("bd,dhc->bhc", first.astype(linear.dtype), query)
     q = (q if biases is None else q + biases[:1]) * q.shape[-1] ** -0.5
     asked = jnp.einsum("bhc,dhc->bhd", q, key)
-    if norm is None:
-        logits = products_with_tokens(asked, x.astype(linear.dtype))
-    else:
+    if norm is not None:
         asked = asked * norm.scale[None, None].astype(asked.dtype)
+    tokens = x.astype(linear.dtype)
+    logits = jnp.einsum("bhd,bnd->bhn", asked, tokens, preferred_element_type=jnp.float32)
+    if norm is not None:
         mean, inverse = norm.statistics(x)
         off = asked.sum(axis=-1, keepdims=True, dtype=jnp.float32) * mean[:, None]
-        logits = (products_with_tokens(asked, x.astype(linear.dtype)) - off) * inverse[:, None]
+        logits = (logits - off) * inverse[:, None]
+    return class_weights(logits, bias)
+
+
+def class_weights(logits: Float[Array, "b h n"], bias: Array | None) -> Float[Array, "b h n"]:
+    """The class token's weights from its logits and its row of the map's `bias`."""
     if bias is not None:
         logits = logits + jnp.broadcast_to(bias[:, :, 0], logits.shape)
     return jax.nn.softmax(logits, axis=-1)
-
-
-def products_with_tokens(
-    asked: Float[Array, "b h d"], x: Float[Array, "b n d"]
-) -> Float[Array, "b h n"]:
-    """Each of `asked` with each token, summed up in float32."""
-    return jnp.einsum("bhd,bnd->bhn", asked, x, preferred_element_type=jnp.float32)
 
 
 def class_row_of(
@@ -227,9 +222,7 @@ def class_row_of(
 ) -> Float[Array, "b h n"]:
     """The class token's attention weights, float32, one query against all keys."""
     logits = jnp.einsum("bhc,bnhc->bhn", q[:, 0] * scale, k, preferred_element_type=jnp.float32)
-    if bias is not None:
-        logits = logits + jnp.broadcast_to(bias[:, :, 0], logits.shape)
-    return jax.nn.softmax(logits, axis=-1)
+    return class_weights(logits, bias)
 
 
 def join_heads(linear: nnx.Linear, x: Float[Array, "b n h c"]) -> Float[Array, "b n d"]:

@@ -4,20 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from both_platforms import on_both
 
 from evovit_jax.hardware.platforms import compiling_for
 from evovit_jax.reduction import matching, one_hot, tokens
 
 BATCH, N, D, K = 3, 11, 4, 5
-
-
-def both(function, *arrays):
-    """`function` as a TPU computes it, and as everything else does."""
-    answers = []
-    for platform in ("tpu", "cpu"):
-        with compiling_for(platform):
-            answers.append(jax.jit(function)(*arrays))
-    return answers
 
 
 def assert_equal(answers):
@@ -44,37 +36,37 @@ def index():
 
 
 def test_the_largest_are_found_in_the_same_order(scores):
-    assert_equal(both(lambda s: tokens.top_k(s, K), scores))
-    assert_equal(both(tokens.order_by, scores))
-    assert_equal(both(lambda s: tokens.among_top(s, tokens.top_k(s, K)[1]), scores))
+    assert_equal(on_both(lambda s: tokens.top_k(s, K), scores))
+    assert_equal(on_both(tokens.order_by, scores))
+    assert_equal(on_both(lambda s: tokens.among_top(s, tokens.top_k(s, K)[1]), scores))
     np.testing.assert_array_equal(tokens.top_k(scores, K)[1][1], jnp.arange(K))
 
 
 def test_indices_are_put_in_order(index):
-    assert_equal(both(tokens.ascending, index))
+    assert_equal(on_both(tokens.ascending, index))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_tokens_are_moved_as_they_are(index, dtype):
     x, new = normal(BATCH, N, D, dtype=dtype), normal(BATCH, K, D, dtype=dtype)
-    assert_equal(both(tokens.gather, x, index))
-    assert_equal(both(tokens.gather, x[..., 0], index))
-    assert_equal(both(tokens.scatter_set, x, index, new))
-    assert_equal(both(tokens.scatter_set, x[..., 0], index, new[..., 0]))
-    assert_equal(both(tokens.columns, x.swapaxes(1, 2), index))
+    assert_equal(on_both(tokens.gather, x, index))
+    assert_equal(on_both(tokens.gather, x[..., 0], index))
+    assert_equal(on_both(tokens.scatter_set, x, index, new))
+    assert_equal(on_both(tokens.scatter_set, x[..., 0], index, new[..., 0]))
+    assert_equal(on_both(tokens.columns, x.swapaxes(1, 2), index))
 
 
 def test_numbers_and_answers_are_moved_too(index):
     numbers = jnp.broadcast_to(jnp.arange(N, dtype=jnp.int32), (BATCH, N)) - 4
-    assert_equal(both(tokens.gather, numbers, index))
-    assert_equal(both(tokens.gather, numbers > 0, index))
-    assert_equal(both(tokens.scatter_set, numbers, index, index))
-    assert_equal(both(lambda i: tokens.membership(i, N), index))
+    assert_equal(on_both(tokens.gather, numbers, index))
+    assert_equal(on_both(tokens.gather, numbers > 0, index))
+    assert_equal(on_both(tokens.scatter_set, numbers, index, index))
+    assert_equal(on_both(lambda i: tokens.membership(i, N), index))
 
 
 def test_a_sum_travels_with_the_tokens_that_are_gathered(index):
     x, weights = normal(BATCH, N, D), jax.nn.softmax(normal(BATCH, N - 1))
-    ours, theirs = both(tokens.gather_and_sum, x, index, weights)
+    ours, theirs = on_both(tokens.gather_and_sum, x, index, weights)
     np.testing.assert_array_equal(ours[:, :K], theirs[:, :K])
     np.testing.assert_allclose(ours[:, K], (weights[..., None] * x[:, 1:]).sum(1), atol=1e-6)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
@@ -88,7 +80,7 @@ def test_gradients_go_to_the_tokens_that_moved(index):
         moved = tokens.scatter_set(x, index, new) * tokens.gather(x, places).mean()
         return (moved * moved).sum() + (values * values).sum()
 
-    ours, theirs = both(jax.grad(loss, argnums=(0, 1)), x, new)
+    ours, theirs = on_both(jax.grad(loss, argnums=(0, 1)), x, new)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -107,7 +99,7 @@ def test_a_plan_of_merging_leads_to_the_same_places(n, prefix, rest_by_score):
         return matching.bipartite(metric, 3, prefix, rest_by_score=rest_by_score)
 
     metric = jax.random.normal(jax.random.key(7), (BATCH, n, D)).at[0].set(1.0)
-    assert_equal(both(plan, metric))
+    assert_equal(on_both(plan, metric))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -121,7 +113,7 @@ def test_merged_tokens_are_averaged_in_one_product(dtype):
     def merge(x, sizes, metric):
         return matching.pooled(x, sizes, matching.bipartite(metric, 3, 1))
 
-    (ours, counts), (theirs, want) = both(merge, x, sizes, metric)
+    (ours, counts), (theirs, want) = on_both(merge, x, sizes, metric)
     np.testing.assert_array_equal(counts, want)
     rounding, alone = {"float32": (1e-6, 2e-7), "bfloat16": (2**-8, 0)}[dtype]
     ours, theirs, x = (a.astype(jnp.float32) for a in (ours, theirs, x))
