@@ -5,10 +5,9 @@ The compilers are those of `hardware/targets.py`.
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -59,32 +58,25 @@ def run(
             for batch_size, (name, reduction) in itertools.product(batch_sizes, models):
                 row = {"target": target.generation, "model": name, "reduction": reduction}
                 row |= {"dtype": settings["dtype"], "batch_size": batch_size, "mode": mode}
-                attempt = functools.partial(
-                    compile_for, place, name, reduction, batch_size=batch_size, mode=mode
-                )
-                program, more, reason = _tried(target, functools.partial(attempt, **settings))
-                if program is None:
-                    failed.append(row | {"error": reason})
+                try:
+                    program = compile_for(
+                        place,
+                        name,
+                        reduction,
+                        batch_size=batch_size,
+                        mode=mode,
+                        target=target,
+                        **settings,
+                    )
+                except jax.errors.JaxRuntimeError as error:
+                    failed.append(row | {"error": str(error).splitlines()[0][:LONGEST_REASON]})
                     print(_failure(failed[-1]), flush=True)
                     continue
-                rows.append(row | program.row(target, settings["dtype"]) | {"second_try": more})
+                rows.append(row | program.row(target, settings["dtype"]))
                 seconds = rows[-1]["compile_seconds"]
                 print(f"{_named(row)} for {row['target']}: compiled in {seconds} s", flush=True)
     compilers = dict.fromkeys(target.version() for target in chosen)
     return {"estimate_of": "; ".join(compilers), "rows": rows, "failed": failed}
-
-
-def _tried(
-    target: Target, compiled: Callable[..., "Program"]
-) -> tuple["Program | None", dict[str, Any], str]:
-    """The program, the options of the second try if that made it, and why the first did not."""
-    reason = ""
-    for more in [{}, dict(target.second_try)] if target.second_try else [{}]:
-        try:
-            return compiled(options={**target.options, **more}), more, reason
-        except jax.errors.JaxRuntimeError as error:
-            reason = reason or str(error).splitlines()[0][:LONGEST_REASON]
-    return None, {}, reason
 
 
 def _named(row: Mapping[str, Any]) -> str:
@@ -103,11 +95,13 @@ class Program:
       compiled: it.
       operations: of its matrix products and convolutions, two a multiply-add.
       seconds: that compiling took.
+      second_try: the options that it took beyond the target's.
     """
 
     compiled: jax.stages.Compiled
     operations: int
     seconds: float
+    second_try: dict[str, Any]
 
     def row(self, target: Target, dtype: str) -> dict[str, Any]:
         """What it should take on a device of the target."""
@@ -122,6 +116,7 @@ class Program:
             **estimate.fields,
             "without_estimate": estimate.unknown,
             "compile_seconds": round(self.seconds, 1),
+            "second_try": self.second_try,
         }
 
 
@@ -136,12 +131,13 @@ def compile_for(
     image_size: int | None = None,
     chunk: int | None = None,
     remat: str = "none",
-    options: Mapping[str, Any] | None = None,
+    target: Target | None = None,
 ) -> Program:
     """A pass, a gradient or a training step of a model compiled for `place`, from shapes alone.
 
-    The settings are those of `rows.run`, and the compiler's `options`; the images are floats of
-    `dtype`, and in training bytes, as the trainer's step takes them.
+    The settings are those of `rows.run`; `target` compiles, or None for the compiler of `place` as
+    it comes. The images are floats of `dtype`, and in training bytes, as the trainer's step takes
+    them.
     """
     model = abstract_model(name, reduction, image_size=image_size, dtype=dtype)
     if mode == "inference":
@@ -158,10 +154,12 @@ def compile_for(
         device_kind(place.device_kind),
         jax.set_mesh(work.mesh) if work.mesh else contextlib.nullcontext(),
     ):
-        compiled = work.lower(*work.arguments).compile(compiler_options=dict(options or {}))
+        lowered = work.lower(*work.arguments)
+        compiled, second_try = target.compile(lowered) if target else (lowered.compile(), {})
     seconds = time.perf_counter() - start
     with compiling_for("cpu"):  # the method's own operations, not those in place of indexing
-        return Program(compiled, 2 * flops.macs_of(work.function, *work.arguments), seconds)
+        operations = 2 * flops.macs_of(work.function, *work.arguments)
+    return Program(compiled, operations, seconds, second_try)
 
 
 COLUMNS = {

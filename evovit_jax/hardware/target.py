@@ -63,6 +63,23 @@ class Target(abc.ABC):
         """How many devices there are."""
         return math.prod(map(int, self.size.split("x")))
 
+    def compile(self, lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, dict[str, Any]]:
+        """The program, and the options that a second try at it took, {} where the first made it.
+
+        Raises:
+          JaxRuntimeError: the compiler gives it up; why it did so first.
+        """
+        try:
+            return lowered.compile(compiler_options=dict(self.options)), {}
+        except jax.errors.JaxRuntimeError as first:
+            if not self.second_try:
+                raise
+            more = dict(self.second_try)
+            try:
+                return lowered.compile(compiler_options={**self.options, **more}), more
+            except jax.errors.JaxRuntimeError:
+                raise first from None
+
     @property
     @abc.abstractmethod
     def links(self) -> float:

@@ -7,7 +7,7 @@ the CPU's compiler lays them out, and another one fuses and overlaps more (docs/
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -43,7 +43,11 @@ def make(config: ConfigDict, devices: list[jax.Device]) -> Plan:
     Raises:
       UserError: the config does not fit the devices.
     """
-    return compiled_plan(program(config, devices), 0, COMPILER)[0]
+
+    def compiled(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, dict[str, Any]]:
+        return lowered.compile(compiler_options=COMPILER), {}
+
+    return compiled_plan(program(config, devices), 0, compiled)[0]
 
 
 def program(config: ConfigDict, devices: list[jax.Device]) -> Program:
@@ -64,20 +68,23 @@ def examples(config: ConfigDict) -> int:
 
 
 def compiled_plan(
-    run: Program, step: int, options: Mapping[str, Any], compiler: str = Plan.compiler
+    run: Program,
+    step: int,
+    compiled_by: Callable[[jax.stages.Lowered], tuple[jax.stages.Compiled, Mapping[str, Any]]],
+    compiler: str = Plan.compiler,
 ) -> tuple[Plan, str]:
     """What step number `step` of a run needs, and the text of its compiled program.
 
     Args:
       run: the run.
       step: it stands for all steps of its phase.
-      options: of the compiler.
-      compiler: what the plan says that it was compiled by.
+      compiled_by: compiles it, and says what options that took beyond the usual.
+      compiler: what the plan says that it was compiled by; such options are added.
     """
     devices, batch, state = run.mesh.size, abstract_batch(run), run.like
     start = time.perf_counter()
     with jax.set_mesh(run.mesh):
-        compiled = run.step_at(step).lower(state, batch).compile(compiler_options=dict(options))
+        compiled, more = compiled_by(run.step_at(step).lower(state, batch))
     seconds = time.perf_counter() - start
     on_tpu = run.mesh.devices.flat[0].platform == "tpu"
     sizes, text = compiled.memory_analysis(), compiled.as_text()
@@ -100,7 +107,7 @@ def compiled_plan(
         teacher_bytes_per_device=teacher,
         padding_bytes_per_device=max(0, taken - given),
         program_bytes_per_device=sizes.generated_code_size_in_bytes if on_tpu else 0,
-        compiler=compiler,
+        compiler=", ".join([compiler, *(f"{name}={value}" for name, value in more.items())]),
     )
     return plan, text
 

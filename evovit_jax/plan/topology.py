@@ -73,7 +73,7 @@ def _estimated(run: Program, topology: Target, step: int, steps: int) -> PhaseEs
     """
     compiler = f"{topology} by {topology.version()}"
     try:
-        plan, text = memory.compiled_plan(run, step, topology.options, compiler)
+        plan, text = memory.compiled_plan(run, step, topology.compile, compiler)
     except jax.errors.JaxRuntimeError as error:
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"the compiler for {topology} refuses the step: {reason}") from error

@@ -75,12 +75,12 @@ class PatientTarget(FakeTarget):
 class Compiled(compiler_rows.Program):
     """A program that was not compiled."""
 
-    def __init__(self):
-        pass
+    def __init__(self, second_try=None):
+        object.__setattr__(self, "second_try", second_try or {})
 
     def row(self, target, dtype):
         del target, dtype
-        return FOUND["rows"][0] | {"compile_seconds": 1.5}
+        return FOUND["rows"][0] | {"compile_seconds": 1.5, "second_try": self.second_try}
 
 
 def test_what_a_compiler_gives_up_is_said_and_the_others_go_on(monkeypatch, capsys):
@@ -108,11 +108,18 @@ def test_what_a_compiler_gives_up_is_said_and_the_others_go_on(monkeypatch, caps
 def test_a_program_that_a_compiler_gives_up_is_tried_once_more(monkeypatch):
     given = []
 
-    def compile_for(*_, options, **__):
-        given.append(options)
-        if len(given) == 1:
-            raise jax.errors.JaxRuntimeError("INTERNAL: no tiles")
-        return Compiled()
+    class Lowered(jax.stages.Lowered):
+        def __init__(self):
+            pass
+
+        def compile(self, compiler_options):
+            given.append(compiler_options)
+            if len(given) == 1:
+                raise jax.errors.JaxRuntimeError("INTERNAL: no tiles")
+            return jax.jit(lambda x: x).lower(0).compile()
+
+    def compile_for(*_, target, **__):
+        return Compiled(target.compile(Lowered())[1])
 
     target = PatientTarget("v5e", "1x1")
     monkeypatch.setattr(compiler_rows, "compile_for", compile_for)
